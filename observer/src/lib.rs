@@ -1,0 +1,8 @@
+//! The agent: from kernel maps and cgroup files to Prometheus series.
+//!
+//! Data flows one way: kernel maps and files are read (`kernel`, `sandbox`, `resources`), ids become
+//! identities (`identity`), counters become series (`traffic`, `metrics`), series are served (`http`).
+
+pub mod identity;
+pub mod kernel;
+pub mod sandbox;

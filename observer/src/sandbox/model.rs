@@ -1,0 +1,155 @@
+//! The nouns: a sandbox (a pod's cgroup and network namespace) and its containers.
+
+use std::{fmt, net::IpAddr, path::PathBuf, time::SystemTime};
+
+/// Identifies a sandbox for as long as it lives: the pod's UID where there is one, else
+/// `cgroup:<path>` or `netns:<inode>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SandboxKey(pub String);
+
+impl fmt::Display for SandboxKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The Kubernetes quality-of-service class, as the cgroup path tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QosClass {
+    /// Requests equal limits for every container.
+    Guaranteed,
+    /// Some requests or limits.
+    Burstable,
+    /// No requests, no limits.
+    BestEffort,
+}
+
+impl QosClass {
+    /// The name that the Kubernetes API uses.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
+}
+
+/// The container runtime that made a cgroup, as far as its name tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Runtime {
+    /// containerd (`cri-containerd-<id>.scope`).
+    Containerd,
+    /// CRI-O (`crio-<id>.scope`).
+    Crio,
+    /// Docker (`docker-<id>.scope`, `/docker/<id>`).
+    Docker,
+    /// Podman (`libpod-<id>.scope`).
+    Podman,
+    /// The name does not tell (the cgroupfs driver uses the bare id).
+    #[default]
+    Unknown,
+}
+
+impl Runtime {
+    /// The runtime's name as a label value; empty when unknown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::Crio => "cri-o",
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Unknown => "",
+        }
+    }
+}
+
+/// What a container is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ContainerKind {
+    /// Holds the sandbox's namespaces; counts as the pod's, not as a container.
+    Pause,
+    /// Everything else.
+    Application,
+}
+
+/// A container of a sandbox.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// The full id that the runtime gave.
+    pub id: String,
+    /// The name in the pod; where nobody tells it, the first 12 characters of the id.
+    pub name: String,
+    /// The image reference, or empty.
+    pub image: String,
+    /// What it is for.
+    pub kind: ContainerKind,
+    /// The cgroup's path below the hierarchy's mount point, with a leading `/`. The same in every hierarchy.
+    pub cgroup: String,
+    /// The cgroup v2 id (inode of the directory in the v2 tree); 0 on a host without a v2 tree.
+    pub cgroup_id: u64,
+    /// Ids of cgroups below this one: their sockets count for this container.
+    pub nested_cgroup_ids: Vec<u64>,
+    /// A process in the container, when one was seen.
+    pub pid: Option<i32>,
+    /// When its first process started.
+    pub started: Option<SystemTime>,
+    /// Inode numbers of the namespaces of that process, by name (`net`, `ipc`, `uts`, `pid`, `mnt`, `cgroup`, `user`).
+    pub namespaces: Vec<(String, u64)>,
+    /// False once its cgroup is gone. It stays listed while its pod lives, so that its traffic keeps its name.
+    pub alive: bool,
+}
+
+/// Where kernel programs are attached for a sandbox: a directory of the v2 tree.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AttachPoint {
+    /// The cgroup v2 id of the directory.
+    pub cgroup_id: u64,
+    /// The directory, absolute.
+    pub path: PathBuf,
+}
+
+/// A pod sandbox: the pod's cgroup and its network namespace.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    /// Its identity.
+    pub key: SandboxKey,
+    /// The pod's UID, or empty.
+    pub uid: String,
+    /// The pod's namespace, or empty.
+    pub namespace: String,
+    /// The pod's name; where nobody tells it, the UID or the cgroup's name.
+    pub name: String,
+    /// The id of the pause container, or empty.
+    pub sandbox_id: String,
+    /// The class from the cgroup path; `None` outside of `kubepods`.
+    pub qos: Option<QosClass>,
+    /// The container runtime.
+    pub runtime: Runtime,
+    /// The pod's own cgroup below the hierarchy's mount point; `None` for containers that only share a network namespace.
+    pub cgroup: Option<String>,
+    /// The v2 id of the pod's own cgroup; 0 when there is none.
+    pub cgroup_id: u64,
+    /// Inode of the network namespace, when known.
+    pub netns: Option<u64>,
+    /// True when it shares the node's network namespace.
+    pub host_network: bool,
+    /// Addresses of the sandbox, without loopback and link-local ones; empty for host network.
+    pub addresses: Vec<IpAddr>,
+    /// The top owner's kind (`Deployment`, `Pod`, …), or empty.
+    pub workload_kind: String,
+    /// The top owner's name, or empty.
+    pub workload: String,
+    /// The pod's phase, or empty.
+    pub phase: String,
+    /// The runtime class, or empty.
+    pub runtime_class: String,
+    /// All containers, pause included.
+    pub containers: Vec<Container>,
+    /// Directories that carry this sandbox's kernel programs.
+    pub attach_points: Vec<AttachPoint>,
+    /// False once its cgroups are gone; it stays until its final totals were scraped.
+    pub alive: bool,
+}
