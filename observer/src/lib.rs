@@ -3,6 +3,12 @@
 //! Data flows one way: kernel maps and files are read (`kernel`, `sandbox`, `resources`), ids become
 //! identities (`identity`), counters become series (`traffic`, `metrics`), series are served (`http`).
 
+pub mod cli;
+pub mod config;
+pub mod http;
 pub mod identity;
 pub mod kernel;
+pub mod metrics;
+pub mod resources;
 pub mod sandbox;
+pub mod traffic;

@@ -1,0 +1,1 @@
+//! What a run of the agent is told: flags and the configuration file.

@@ -1,0 +1,1 @@
+//! The web side: `/metrics`, the landing page, health. Knows the registry alone.

@@ -1,0 +1,1 @@
+//! Edge counters: read from the maps, attributed, summed into series.
