@@ -1,0 +1,53 @@
+//! What is counted for a slot.
+
+/// Packets and bytes of one slot on one CPU. A byte is a byte of the packet at IP level, header included
+/// (`skb->len` as `__cgroup_bpf_run_filter_skb` in `kernel/bpf/cgroup.c` presents it).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PacketCounters {
+    /// Bytes sent by the container.
+    pub tx_bytes: u64,
+    /// Packets sent by the container.
+    pub tx_packets: u64,
+    /// Bytes received by the container.
+    pub rx_bytes: u64,
+    /// Packets received by the container.
+    pub rx_packets: u64,
+}
+
+/// What happens rarely enough for one row that all CPUs share.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RareCounters {
+    /// TCP connections: begun by a client (first SYN sent), or accepted by a server (handshake's last ACK received).
+    pub tcp_opened: u64,
+}
+
+/// What could not be done, as indices of the `LOSSES` map. Nothing here loses a byte; it says where bytes went
+/// that could not go to a slot of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Loss {
+    /// An edge found the table full and went to its container's spare slot.
+    Overflowed = 0,
+    /// An edge found no spare slot either and went to the unattributed slot.
+    Unattributed = 1,
+    /// The insert of a new edge failed although a slot was free.
+    InsertFailed = 2,
+    /// A packet had no readable IP header.
+    Unparsed = 3,
+}
+
+/// Entries of the `LOSSES` map.
+pub const LOSSES: u32 = 4;
+
+const _: () = assert!(size_of::<PacketCounters>() == 32);
+const _: () = assert!(size_of::<RareCounters>() == 8);
+
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY: integers only, no padding, every bit pattern is valid.
+    unsafe impl aya::Pod for super::PacketCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::RareCounters {}
+}

@@ -1,0 +1,159 @@
+//! The socket in hand: its line in the cache, and the questions that the kernel answers about sockets.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2},
+    helpers::{bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+};
+use observer_common::cache;
+
+use crate::packet::{Packet, TCP};
+
+/// `TCP_LISTEN` of `include/net/tcp_states.h`.
+const LISTEN: u32 = 10;
+/// `BPF_F_CURRENT_NETNS`: look in the namespace of the packet.
+const CURRENT_NETNS: u64 = -1i32 as u64;
+
+/// Where a socket's line is and which tag it must have.
+pub struct SocketLine {
+    /// Index into the cache.
+    pub index: u32,
+    /// The tag, in the upper 40 bits.
+    pub tag: u64,
+}
+
+impl SocketLine {
+    /// The line of the packet's socket. The peer that the socket is connected to is part of the tag: a socket that
+    /// is connected anew, to somebody else, misses its old line.
+    ///
+    /// # Safety
+    ///
+    /// `skb` is the context of the running program.
+    #[inline(always)]
+    pub unsafe fn new(skb: *mut __sk_buff, cookie: u64) -> Self {
+        // SAFETY: `skb` is the context; the verifier turns these into loads from the socket, after a test for null.
+        let peer = unsafe {
+            let sk = (*skb).__bindgen_anon_2.sk;
+            if sk.is_null() {
+                0
+            } else {
+                let low = u64::from((*sk).dst_ip6[0] ^ (*sk).dst_ip6[2]) << 32
+                    | u64::from((*sk).dst_ip6[1] ^ (*sk).dst_ip6[3]);
+                low ^ u64::from((*sk).dst_ip4) ^ u64::from((*sk).dst_port) << 40
+            }
+        };
+        // Cookies are handed out one after another: the low bits are the best index, the rest tells sockets apart.
+        let rest = cookie >> cache::SOCKET_LINES.ilog2();
+        Self {
+            index: cookie as u32 & (cache::SOCKET_LINES - 1),
+            tag: (rest << cache::SLOT_BITS) ^ peer.wrapping_mul(cache::SPREAD),
+        }
+    }
+}
+
+/// What a program may know of the packet's own socket.
+pub struct Socket {
+    /// The packet met a listening TCP socket: the handshake.
+    pub listening: bool,
+    /// It has one peer for good.
+    pub connected: bool,
+}
+
+impl Socket {
+    /// Reads the packet's socket.
+    ///
+    /// # Safety
+    ///
+    /// `skb` is the context of the running program.
+    #[inline(always)]
+    pub unsafe fn of(skb: *mut __sk_buff) -> Self {
+        // SAFETY: as in `SocketLine::new`.
+        unsafe {
+            let sk = (*skb).__bindgen_anon_2.sk;
+            if sk.is_null() {
+                return Self { listening: false, connected: false };
+            }
+            Self { listening: (*sk).state == LISTEN, connected: (*sk).dst_port != 0 }
+        }
+    }
+}
+
+/// The cgroup id of the socket at the other end of a loopback packet; 0 when there is none (yet).
+///
+/// # Safety
+///
+/// `skb` is the context of the running program.
+#[inline(never)]
+pub unsafe fn peer_cgroup(skb: *mut __sk_buff, packet: &Packet) -> u64 {
+    // The lookup is done as if a packet went from here to there, so it finds the socket that is there.
+    let mut tuple = tuple(packet, true);
+    // SAFETY: `skb` is the context, the tuple is initialised for the packet's family.
+    unsafe { cgroup_of(skb, packet, &mut tuple) }
+}
+
+/// True when a TCP socket of this namespace listens at the packet's local address.
+///
+/// # Safety
+///
+/// `skb` is the context of the running program.
+#[inline(never)]
+pub unsafe fn local_listener(skb: *mut __sk_buff, packet: &Packet) -> bool {
+    // Port 0 at the other side: no connection can match, only a listener.
+    let mut tuple = tuple(packet, false);
+    // SAFETY: `skb` is the context, the tuple is initialised, and a socket that was found is released.
+    unsafe {
+        let sk = bpf_sk_lookup_tcp(skb.cast(), &raw mut tuple, tuple_size(packet), CURRENT_NETNS, 0);
+        if sk.is_null() {
+            return false;
+        }
+        bpf_sk_release(sk.cast());
+    }
+    true
+}
+
+#[inline(always)]
+unsafe fn cgroup_of(skb: *mut __sk_buff, packet: &Packet, tuple: &mut bpf_sock_tuple) -> u64 {
+    // SAFETY: `skb` is the context, the tuple is initialised, and a socket that was found is released.
+    unsafe {
+        let sk = if packet.protocol == TCP {
+            bpf_sk_lookup_tcp(skb.cast(), tuple, tuple_size(packet), CURRENT_NETNS, 0)
+        } else {
+            bpf_sk_lookup_udp(skb.cast(), tuple, tuple_size(packet), CURRENT_NETNS, 0)
+        };
+        if sk.is_null() {
+            return 0;
+        }
+        let cgroup = bpf_sk_cgroup_id(sk.cast());
+        bpf_sk_release(sk.cast());
+        cgroup
+    }
+}
+
+#[inline(always)]
+fn tuple_size(packet: &Packet) -> u32 {
+    if packet.ipv6 {
+        size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32
+    } else {
+        size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32
+    }
+}
+
+/// From here to there (`outward`), or from port 0 there to here.
+#[inline(always)]
+fn tuple(packet: &Packet, outward: bool) -> bpf_sock_tuple {
+    let (from, to, sport, dport) = if outward {
+        (&packet.local, &packet.remote, packet.local_port.to_be(), packet.remote_port.to_be())
+    } else {
+        (&packet.remote, &packet.local, 0, packet.local_port.to_be())
+    };
+    bpf_sock_tuple {
+        __bindgen_anon_1: if packet.ipv6 {
+            bpf_sock_tuple__bindgen_ty_1 {
+                ipv6: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: *from, daddr: *to, sport, dport },
+            }
+        } else {
+            let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: from[3], daddr: to[3], sport, dport };
+            bpf_sock_tuple__bindgen_ty_1 { ipv4 }
+        },
+    }
+}
