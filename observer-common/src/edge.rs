@@ -67,11 +67,7 @@ impl EdgeKey {
     /// The other container's cgroup id on an edge over loopback; `None` on others.
     #[must_use]
     pub const fn loopback_peer(&self) -> Option<u64> {
-        if self.flags & flags::LOOPBACK == 0 {
-            None
-        } else {
-            Some(self.peer[0] as u64 | (self.peer[1] as u64) << 32)
-        }
+        if self.flags & flags::LOOPBACK == 0 { None } else { Some(self.peer[0] as u64 | (self.peer[1] as u64) << 32) }
     }
 }
 

@@ -1,8 +1,7 @@
 //! The socket in hand: its line in the cache, and the questions that the kernel answers about sockets.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2},
+    bindings::{__sk_buff, bpf_sock_tuple},
     helpers::{bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 use observer_common::cache;
@@ -102,7 +101,7 @@ pub unsafe fn local_listener(skb: *mut __sk_buff, packet: &Packet) -> bool {
     let mut tuple = tuple(packet, false);
     // SAFETY: `skb` is the context, the tuple is initialised, and a socket that was found is released.
     unsafe {
-        let sk = bpf_sk_lookup_tcp(skb.cast(), &raw mut tuple, tuple_size(packet), CURRENT_NETNS, 0);
+        let sk = bpf_sk_lookup_tcp(skb.cast(), (&raw mut tuple).cast::<bpf_sock_tuple>(), tuple_size(packet), CURRENT_NETNS, 0);
         if sk.is_null() {
             return false;
         }
@@ -112,9 +111,10 @@ pub unsafe fn local_listener(skb: *mut __sk_buff, packet: &Packet) -> bool {
 }
 
 #[inline(always)]
-unsafe fn cgroup_of(skb: *mut __sk_buff, packet: &Packet, tuple: &mut bpf_sock_tuple) -> u64 {
+unsafe fn cgroup_of(skb: *mut __sk_buff, packet: &Packet, tuple: &mut Tuple) -> u64 {
     // SAFETY: `skb` is the context, the tuple is initialised, and a socket that was found is released.
     unsafe {
+        let tuple = core::ptr::from_mut(tuple).cast::<bpf_sock_tuple>();
         let sk = if packet.protocol == TCP {
             bpf_sk_lookup_tcp(skb.cast(), tuple, tuple_size(packet), CURRENT_NETNS, 0)
         } else {
@@ -129,31 +129,28 @@ unsafe fn cgroup_of(skb: *mut __sk_buff, packet: &Packet, tuple: &mut bpf_sock_t
     }
 }
 
+/// A `struct bpf_sock_tuple` as words: addresses, then both ports in one word. IPv4 uses the first three. Plain words,
+/// because a half-filled union leaves bytes that the verifier must see initialised.
+type Tuple = [u32; 9];
+
 #[inline(always)]
 fn tuple_size(packet: &Packet) -> u32 {
-    if packet.ipv6 {
-        size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>() as u32
-    } else {
-        size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32
-    }
+    if packet.ipv6 { 36 } else { 12 }
 }
 
 /// From here to there (`outward`), or from port 0 there to here.
 #[inline(always)]
-fn tuple(packet: &Packet, outward: bool) -> bpf_sock_tuple {
+fn tuple(packet: &Packet, outward: bool) -> Tuple {
     let (from, to, sport, dport) = if outward {
-        (&packet.local, &packet.remote, packet.local_port.to_be(), packet.remote_port.to_be())
+        (&packet.local, &packet.remote, packet.local_port, packet.remote_port)
     } else {
-        (&packet.remote, &packet.local, 0, packet.local_port.to_be())
+        (&packet.remote, &packet.local, 0, packet.local_port)
     };
-    bpf_sock_tuple {
-        __bindgen_anon_1: if packet.ipv6 {
-            bpf_sock_tuple__bindgen_ty_1 {
-                ipv6: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr: *from, daddr: *to, sport, dport },
-            }
-        } else {
-            let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: from[3], daddr: to[3], sport, dport };
-            bpf_sock_tuple__bindgen_ty_1 { ipv4 }
-        },
+    // In memory: source port, destination port, each in network byte order.
+    let ports = (u32::from(sport) << 16 | u32::from(dport)).to_be();
+    if packet.ipv6 {
+        [from[0], from[1], from[2], from[3], to[0], to[1], to[2], to[3], ports]
+    } else {
+        [from[3], to[3], ports, 0, 0, 0, 0, 0, 0]
     }
 }

@@ -1,0 +1,286 @@
+//! The edge table as the agent sees it: rows and counters mapped into memory, slots taken back in safety.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed, fence},
+    },
+};
+
+use aya::maps::{HashMap, MapData, MapError, Queue};
+use memmap2::{MmapOptions, MmapRaw};
+use observer_common::{
+    abi, cache,
+    counters::{Loss, PacketCounters, RareCounters},
+    edge::{EdgeKey, EdgeRow, state},
+};
+
+/// The sizes of the table's maps.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Edges that fit.
+    pub edges: u32,
+    /// Slots in a CPU's row: [`abi::slots_for`] the edges.
+    pub slots: u32,
+    /// Rows of `COUNTERS`.
+    pub cpus: u32,
+}
+
+/// What one slot has counted since its edge began.
+#[derive(Debug, Clone, Copy)]
+pub struct EdgeReading {
+    /// The slot.
+    pub slot: u32,
+    /// The edge; `None` for the slot that takes what belongs to no container.
+    pub key: Option<EdgeKey>,
+    /// Bytes and packets of all CPUs.
+    pub packets: PacketCounters,
+    /// The rest.
+    pub rare: RareCounters,
+}
+
+/// What could not be done, since the maps were made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Losses {
+    /// Edges that found the table full and went to their container's spare slot.
+    pub overflowed: u64,
+    /// Edges that found no spare slot either.
+    pub unattributed: u64,
+    /// Inserts that failed although a slot was free.
+    pub insert_failed: u64,
+    /// Packets without a readable IP header.
+    pub unparsed: u64,
+}
+
+/// An array map in this process's memory: the kernel writes, the agent reads, without a system call.
+#[derive(Debug)]
+pub(super) struct Mapping<T> {
+    memory: MmapRaw,
+    length: usize,
+    of: std::marker::PhantomData<T>,
+}
+
+impl<T: aya::Pod> Mapping<T> {
+    /// The distance between two values (`array_map_alloc` in kernel/bpf/arraymap.c rounds up to 8).
+    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
+
+    /// Maps an array made with `BPF_F_MMAPABLE` that has `length` entries.
+    pub(super) fn new(map: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        let memory = MmapOptions::new().len(length * Self::STRIDE).map_raw(map.as_raw_fd())?;
+        Ok(Self { memory, length, of: std::marker::PhantomData })
+    }
+
+    /// The word at `word` of the entry at `index`; the kernel may change it at any time.
+    fn word(&self, index: usize, word: usize) -> &AtomicU64 {
+        assert!(index < self.length && word < Self::STRIDE / 8, "entry {index}, word {word} of {}", self.length);
+        // SAFETY: in bounds by the assertion; the mapping is page-aligned and the stride a multiple of 8, so the
+        // word is aligned; it lives as long as `self`; both sides touch it in whole words only.
+        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().add(index * Self::STRIDE + word * 8).cast()) }
+    }
+
+    fn load(&self, index: usize, word: usize) -> u64 {
+        self.word(index, word).load(Relaxed)
+    }
+
+    fn zero(&self, index: usize) {
+        for word in 0..Self::STRIDE / 8 {
+            self.word(index, word).store(0, Relaxed);
+        }
+    }
+}
+
+/// Reads the counters and gives slots back.
+pub struct EdgeTable {
+    pub(super) sizes: Sizes,
+    pub(super) rows: Mapping<EdgeRow>,
+    pub(super) counters: Mapping<PacketCounters>,
+    pub(super) rare: Mapping<RareCounters>,
+    pub(super) losses: Mapping<u64>,
+    pub(super) sockets: Mapping<u64>,
+    pub(super) peers: Mapping<u64>,
+    pub(super) edges: Mutex<HashMap<MapData, EdgeKey, u32>>,
+    pub(super) free: Mutex<Queue<MapData, u32>>,
+    pub(super) spare: Mutex<Queue<MapData, u32>>,
+}
+
+impl std::fmt::Debug for EdgeTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EdgeTable").field("sizes", &self.sizes).finish_non_exhaustive()
+    }
+}
+
+impl EdgeTable {
+    /// Puts every slot into its queue. Once in the life of the maps.
+    pub(super) fn fill(&self) -> Result<(), MapError> {
+        let mut free = lock(&self.free);
+        for slot in 1..=self.sizes.edges {
+            free.push(slot, 0)?;
+        }
+        let mut spare = lock(&self.spare);
+        for slot in self.sizes.edges + 1..self.sizes.slots {
+            spare.push(slot, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Edges that fit.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.sizes.edges
+    }
+
+    /// Reads every slot in use. The unattributed slot is always there.
+    #[must_use]
+    pub fn read(&self) -> Vec<EdgeReading> {
+        let mut readings = vec![self.reading(abi::UNATTRIBUTED_SLOT, None)];
+        for slot in 1..self.sizes.slots {
+            if self.state(slot) == state::USED {
+                // The kernel writes the key before the state.
+                fence(std::sync::atomic::Ordering::Acquire);
+                readings.push(self.reading(slot, Some(self.key(slot))));
+            }
+        }
+        readings
+    }
+
+    fn reading(&self, slot: u32, key: Option<EdgeKey>) -> EdgeReading {
+        let mut packets = PacketCounters::default();
+        for cpu in 0..self.sizes.cpus {
+            let index = (cpu * self.sizes.slots + slot) as usize;
+            packets.tx_bytes += self.counters.load(index, 0);
+            packets.tx_packets += self.counters.load(index, 1);
+            packets.rx_bytes += self.counters.load(index, 2);
+            packets.rx_packets += self.counters.load(index, 3);
+        }
+        let rare = RareCounters { tcp_opened: self.rare.load(slot as usize, 0) };
+        EdgeReading { slot, key, packets, rare }
+    }
+
+    fn state(&self, slot: u32) -> u64 {
+        self.rows.load(slot as usize, size_of::<EdgeKey>() / 8)
+    }
+
+    fn set_state(&self, slot: u32, value: u64) {
+        self.rows.word(slot as usize, size_of::<EdgeKey>() / 8).store(value, Relaxed);
+    }
+
+    fn key(&self, slot: u32) -> EdgeKey {
+        let words: [u64; 4] = std::array::from_fn(|word| self.rows.load(slot as usize, word));
+        // SAFETY: both are 32 bytes of plain integers; every bit pattern is a valid key.
+        unsafe { std::mem::transmute::<[u64; 4], EdgeKey>(words) }
+    }
+
+    /// What could not be done so far.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        let loss = |loss: Loss| self.losses.load(loss as usize, 0);
+        Losses {
+            overflowed: loss(Loss::Overflowed),
+            unattributed: loss(Loss::Unattributed),
+            insert_failed: loss(Loss::InsertFailed),
+            unparsed: loss(Loss::Unparsed),
+        }
+    }
+
+    /// Takes slots back: their edges leave the table, and once no program can still use them, the slots are free.
+    /// Takes tens of milliseconds (two grace periods); not for the scrape's path.
+    ///
+    /// The order makes reuse safe: out of the table, out of the caches, wait until every program that found the slot
+    /// before has ended, out of the caches again (such a program may have put it back), then zero and free.
+    ///
+    /// # Errors
+    ///
+    /// When a map refuses; slots that were not finished are finished by [`EdgeTable::resume`] of the next agent.
+    pub fn retire(&self, slots: &[u32]) -> Result<(), MapError> {
+        if slots.is_empty() {
+            return Ok(());
+        }
+        for slot in slots {
+            self.set_state(*slot, state::RETIRING);
+            match lock(&self.edges).remove(&self.key(*slot)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.forget(slots);
+        grace_period();
+        self.forget(slots);
+        for slot in slots {
+            self.zero(*slot);
+            self.set_state(*slot, state::FREE);
+            let queue = if *slot <= self.sizes.edges { &self.free } else { &self.spare };
+            lock(queue).push(*slot, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Finishes what an agent was doing when it was killed: slots that are neither used nor free.
+    ///
+    /// # Errors
+    ///
+    /// When a map refuses.
+    pub fn resume(&self) -> Result<usize, MapError> {
+        let retiring: Vec<u32> = (1..self.sizes.slots).filter(|slot| self.state(*slot) == state::RETIRING).collect();
+        self.retire(&retiring)?;
+        Ok(retiring.len())
+    }
+
+    /// Empties both caches, so that every socket finds its edge anew: after a container came or went, because a
+    /// listener may have moved.
+    pub fn clear_caches(&self) {
+        for index in 0..self.sockets.length {
+            self.sockets.word(index, 0).store(0, Relaxed);
+        }
+        self.clear_peers();
+    }
+
+    fn clear_peers(&self) {
+        for index in 0..self.peers.length {
+            self.peers.word(index, 0).store(0, Relaxed);
+        }
+    }
+
+    fn forget(&self, slots: &[u32]) {
+        let mut gone = vec![false; self.sizes.slots as usize];
+        for slot in slots {
+            gone[*slot as usize] = true;
+        }
+        for mapping in [&self.sockets, &self.peers] {
+            for index in 0..mapping.length {
+                let word = mapping.word(index, 0);
+                let line = word.load(Relaxed);
+                if gone.get((line & cache::SLOT_MASK) as usize).copied().unwrap_or(false) {
+                    // Only if it is still that line: a program may have written another one meanwhile.
+                    let _ = word.compare_exchange(line, 0, Relaxed, Relaxed);
+                }
+            }
+        }
+    }
+
+    fn zero(&self, slot: u32) {
+        for cpu in 0..self.sizes.cpus {
+            self.counters.zero((cpu * self.sizes.slots + slot) as usize);
+        }
+        self.rare.zero(slot as usize);
+    }
+}
+
+/// Waits until every program that runs now has ended. membarrier(2) with `MEMBARRIER_CMD_GLOBAL` is
+/// `synchronize_rcu` (kernel/sched/membarrier.c); where it is missing (nohz_full), a wait that is longer than any
+/// program can run.
+fn grace_period() {
+    // MEMBARRIER_CMD_GLOBAL of include/uapi/linux/membarrier.h.
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: a system call on plain integers.
+    if unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } != 0 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// A lock that a panic elsewhere does not take away: the maps behind it are valid at any moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

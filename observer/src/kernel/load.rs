@@ -1,0 +1,250 @@
+//! Loading: the object that the build embedded becomes maps and programs in the kernel.
+
+use std::{io, os::fd::AsFd, path::PathBuf};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, HashMap, MapData, MapError, Queue},
+    programs::{CgroupSkb, ProgramError},
+};
+use observer_common::{
+    abi, cache,
+    record::{ContainerRecord, READY, TableRecord},
+};
+use tracing::{info, warn};
+
+use super::{
+    attach::Attacher,
+    edge_table::{EdgeTable, Mapping, Sizes},
+    names::Names,
+    pins::Pins,
+};
+
+/// The object file, made by the build script. Empty when the build had no toolchain for it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/observer-ebpf"));
+
+/// How the kernel side is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// Edges that fit; see [`abi::DEFAULT_EDGES`].
+    pub edges: u32,
+    /// Log statements of the kernel programs are compiled in.
+    pub debug: bool,
+}
+
+/// Everything of the kernel's side, taken apart for those who use it.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Attaches the programs.
+    pub attacher: Attacher,
+    /// Reads the counters.
+    pub table: EdgeTable,
+    /// Remembers names for the next agent.
+    pub names: Names,
+}
+
+/// Why the kernel side cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The build had no toolchain for kernel programs.
+    #[error(
+        "this agent was built without its kernel programs; run `cargo xtask setup`, then `cargo build --release` again"
+    )]
+    NotBuilt,
+    /// The object was refused.
+    #[error("loading the kernel programs failed: {0}{hint}", hint = hint(.0))]
+    Object(#[from] EbpfError),
+    /// A program was refused.
+    #[error("the kernel refused the program {name}: {source}{hint}", hint = program_hint(.source))]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// What the kernel said; the verifier's log included.
+        source: ProgramError,
+    },
+    /// A map is missing or of another kind than this agent expects.
+    #[error("the map {name} cannot be used: {source}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// What is wrong.
+        source: MapError,
+    },
+    /// A map could not be mapped into memory.
+    #[error("the map {name} cannot be mapped into memory: {source}")]
+    Mmap {
+        /// The map.
+        name: &'static str,
+        /// What mmap(2) said.
+        source: io::Error,
+    },
+    /// The number of CPUs is unknown.
+    #[error("cannot read the number of CPUs from {path}: {source}")]
+    Cpus {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &EbpfError) -> &'static str {
+    if is_permission(error) { PERMISSION_HINT } else { "" }
+}
+
+fn program_hint(error: &ProgramError) -> &'static str {
+    if is_permission(error) { PERMISSION_HINT } else { "" }
+}
+
+const PERMISSION_HINT: &str = "; the agent needs root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON \
+                               (before kernel 5.8: CAP_SYS_ADMIN); `observer check` shows what is missing";
+
+fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::PermissionDenied;
+        }
+        next = error.source();
+    }
+    false
+}
+
+impl Kernel {
+    /// Loads the programs. Maps that an earlier agent left pinned are used as they are, with all that they counted.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn load(pins: &Pins, options: LoadOptions) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NotBuilt);
+        }
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(path, source)| LoadError::Cpus { path: path.into(), source })
+            .map(|cpus| u32::try_from(cpus).unwrap_or(u32::MAX))?;
+        let found = found(pins, cpus);
+        let table = found.unwrap_or(TableRecord { edges: options.edges, cpus, ready: 0 });
+        if found.is_none() {
+            pins.forget_maps();
+        } else if table.edges != options.edges {
+            warn!(
+                edges = table.edges,
+                wanted = options.edges,
+                "the edge table keeps the size it was made with; `observer uninstall` gives it up with its counters"
+            );
+        }
+        let mut ebpf = load_object(pins, table, options.debug)?;
+        // Before the maps are taken out: the programs know them by descriptor.
+        for name in [abi::programs::INGRESS, abi::programs::EGRESS] {
+            program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
+        }
+        let sizes = Sizes { edges: table.edges, slots: abi::slots_for(table.edges), cpus };
+        let mut table_map: Array<MapData, TableRecord> = take(&mut ebpf, abi::maps::TABLE)?;
+        let table = edge_table(&mut ebpf, sizes)?;
+        if found.is_none() {
+            table.fill().map_err(|source| LoadError::Map { name: abi::maps::FREE_SLOTS, source })?;
+            table_map
+                .set(0, TableRecord { edges: sizes.edges, cpus, ready: READY }, 0)
+                .map_err(|source| LoadError::Map { name: abi::maps::TABLE, source })?;
+        } else {
+            info!(edges = sizes.edges, "going on with the counters of an earlier agent");
+        }
+        let names = Names::new(take::<HashMap<MapData, u64, ContainerRecord>>(&mut ebpf, abi::maps::CONTAINERS)?);
+        let attacher = Attacher::new(ebpf, pins)?;
+        Ok(Self { attacher, table, names })
+    }
+
+    /// Loads the programs that do nothing, for benchmarks.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn load_empty() -> Result<Ebpf, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NotBuilt);
+        }
+        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+        for name in [abi::programs::EMPTY_INGRESS, abi::programs::EMPTY_EGRESS] {
+            program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
+        }
+        Ok(ebpf)
+    }
+}
+
+/// The table that an earlier agent left, if it is complete and fits this machine.
+fn found(pins: &Pins, cpus: u32) -> Option<TableRecord> {
+    let map = MapData::from_pin(pins.map(abi::maps::TABLE)).ok()?;
+    let map: Array<_, TableRecord> = Array::try_from(aya::maps::Map::Array(map)).ok()?;
+    let record = map.get(&0, 0).ok()?;
+    (record.ready == READY && record.cpus == cpus).then_some(record)
+}
+
+fn load_object(pins: &Pins, table: TableRecord, debug: bool) -> Result<Ebpf, EbpfError> {
+    let slots = abi::slots_for(table.edges);
+    let mut loader = EbpfLoader::new();
+    for name in abi::maps::PINNED {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    loader
+        .map_max_entries(abi::maps::EDGES, slots)
+        .map_max_entries(abi::maps::ROWS, slots)
+        .map_max_entries(abi::maps::RARE, slots)
+        .map_max_entries(abi::maps::COUNTERS, slots.saturating_mul(table.cpus))
+        .map_max_entries(abi::maps::FREE_SLOTS, table.edges)
+        .override_global(abi::globals::SLOTS_PER_CPU, &slots, true);
+    let atomic = u8::from(softirqs_are_threads());
+    loader.override_global(abi::globals::ATOMIC_INGRESS, &atomic, true);
+    let level: u8 = if debug { aya_log_level_debug() } else { 0 };
+    loader.override_global(aya_log::LEVEL, &level, false);
+    loader.load(OBJECT)
+}
+
+/// `log::Level::Debug` as the kernel side's log macros number it.
+const fn aya_log_level_debug() -> u8 {
+    log::Level::Debug as u8
+}
+
+/// True on a PREEMPT_RT kernel, where a packet that is being counted can be interrupted by the next one.
+fn softirqs_are_threads() -> bool {
+    std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1")
+}
+
+fn edge_table(ebpf: &mut Ebpf, sizes: Sizes) -> Result<EdgeTable, LoadError> {
+    let slots = sizes.slots as usize;
+    Ok(EdgeTable {
+        sizes,
+        rows: mapping(ebpf, abi::maps::ROWS, slots)?,
+        counters: mapping(ebpf, abi::maps::COUNTERS, slots * sizes.cpus as usize)?,
+        rare: mapping(ebpf, abi::maps::RARE, slots)?,
+        losses: mapping(ebpf, abi::maps::LOSSES, observer_common::counters::LOSSES as usize)?,
+        sockets: mapping(ebpf, abi::maps::SOCKETS, cache::SOCKET_LINES as usize)?,
+        peers: mapping(ebpf, abi::maps::PEERS, cache::PEER_LINES as usize)?,
+        edges: take::<HashMap<MapData, _, _>>(ebpf, abi::maps::EDGES)?.into(),
+        free: take::<Queue<MapData, u32>>(ebpf, abi::maps::FREE_SLOTS)?.into(),
+        spare: take::<Queue<MapData, u32>>(ebpf, abi::maps::SPARE_SLOTS)?.into(),
+    })
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, LoadError>
+where
+    T: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let missing = || LoadError::Map { name, source: MapError::InvalidName { name: name.to_owned() } };
+    T::try_from(ebpf.take_map(name).ok_or_else(missing)?).map_err(|source| LoadError::Map { name, source })
+}
+
+fn mapping<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, length: usize) -> Result<Mapping<T>, LoadError> {
+    let missing = || LoadError::Map { name, source: MapError::InvalidName { name: name.to_owned() } };
+    match ebpf.take_map(name).ok_or_else(missing)? {
+        aya::maps::Map::Array(map) => {
+            Mapping::new(map.fd().as_fd(), length).map_err(|source| LoadError::Mmap { name, source })
+        }
+        _ => Err(missing()),
+    }
+}
+
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSkb, LoadError> {
+    let missing = || LoadError::Program { name, source: ProgramError::NotLoaded };
+    ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|source| LoadError::Program { name, source })
+}
