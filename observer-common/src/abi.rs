@@ -9,7 +9,7 @@ pub mod maps {
     pub const EDGES: &str = "EDGES";
     /// Slot number to [`crate::edge::EdgeRow`]: what a slot counts.
     pub const ROWS: &str = "ROWS";
-    /// [`crate::counters::PacketCounters`], a row of slots for each CPU.
+    /// [`crate::counters::PacketCounters`], a row of slots for each CPU and one for the agent.
     pub const COUNTERS: &str = "COUNTERS";
     /// [`crate::counters::RareCounters`] by slot, one row for all CPUs.
     pub const RARE: &str = "RARE";

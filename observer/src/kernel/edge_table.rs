@@ -24,8 +24,20 @@ pub struct Sizes {
     pub edges: u32,
     /// Slots in a CPU's row: [`abi::slots_for`] the edges.
     pub slots: u32,
-    /// Rows of `COUNTERS`.
+    /// CPUs, each with a row of `COUNTERS`.
     pub cpus: u32,
+}
+
+impl Sizes {
+    /// Rows of `COUNTERS`: one for each CPU, which only that CPU writes, and a last one that only the agent writes.
+    #[must_use]
+    pub const fn rows(self) -> u32 {
+        self.cpus + 1
+    }
+
+    const fn index(self, row: u32, slot: u32) -> usize {
+        row as usize * self.slots as usize + slot as usize
+    }
 }
 
 /// What one slot has counted since its edge began.
@@ -147,8 +159,8 @@ impl EdgeTable {
 
     fn reading(&self, slot: u32, key: Option<EdgeKey>) -> EdgeReading {
         let mut packets = PacketCounters::default();
-        for cpu in 0..self.sizes.cpus {
-            let index = (cpu * self.sizes.slots + slot) as usize;
+        for row in 0..self.sizes.rows() {
+            let index = self.sizes.index(row, slot);
             packets.tx_bytes += self.counters.load(index, 0);
             packets.tx_packets += self.counters.load(index, 1);
             packets.rx_bytes += self.counters.load(index, 2);
@@ -184,16 +196,30 @@ impl EdgeTable {
         }
     }
 
-    /// Takes slots back: their edges leave the table, and once no program can still use them, the slots are free.
-    /// Takes tens of milliseconds (two grace periods); not for the scrape's path.
-    ///
-    /// The order makes reuse safe: out of the table, out of the caches, wait until every program that found the slot
-    /// before has ended, out of the caches again (such a program may have put it back), then zero and free.
+    /// Takes slots back and forgets what they counted. See [`EdgeTable::retire_into`].
     ///
     /// # Errors
     ///
     /// When a map refuses; slots that were not finished are finished by [`EdgeTable::resume`] of the next agent.
     pub fn retire(&self, slots: &[u32]) -> Result<(), MapError> {
+        self.retire_into(slots, None)
+    }
+
+    /// Takes slots back and adds what they counted to the unattributed slot, so that the sum over all series stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`EdgeTable::retire`].
+    pub fn fold(&self, slots: &[u32]) -> Result<(), MapError> {
+        self.retire_into(slots, Some(abi::UNATTRIBUTED_SLOT))
+    }
+
+    /// Takes slots back: their edges leave the table, and once no program can still use them, the slots are free.
+    /// Takes tens of milliseconds (two grace periods); not for the scrape's path.
+    ///
+    /// The order makes reuse safe: out of the table, out of the caches, wait until every program that found the slot
+    /// before has ended, out of the caches again (such a program may have put it back), then zero and free.
+    fn retire_into(&self, slots: &[u32], heir: Option<u32>) -> Result<(), MapError> {
         if slots.is_empty() {
             return Ok(());
         }
@@ -209,6 +235,9 @@ impl EdgeTable {
         grace_period();
         self.forget(slots);
         for slot in slots {
+            if let Some(heir) = heir {
+                self.bequeath(*slot, heir);
+            }
             self.zero(*slot);
             self.set_state(*slot, state::FREE);
             let queue = if *slot <= self.sizes.edges { &self.free } else { &self.spare };
@@ -260,9 +289,19 @@ impl EdgeTable {
         }
     }
 
+    /// Adds the totals of one slot to those of another, in the row that only the agent writes.
+    fn bequeath(&self, slot: u32, heir: u32) {
+        for row in 0..self.sizes.rows() {
+            for word in 0..size_of::<PacketCounters>() / 8 {
+                let value = self.counters.load(self.sizes.index(row, slot), word);
+                self.counters.word(self.sizes.index(self.sizes.cpus, heir), word).fetch_add(value, Relaxed);
+            }
+        }
+    }
+
     fn zero(&self, slot: u32) {
-        for cpu in 0..self.sizes.cpus {
-            self.counters.zero((cpu * self.sizes.slots + slot) as usize);
+        for row in 0..self.sizes.rows() {
+            self.counters.zero(self.sizes.index(row, slot));
         }
         self.rare.zero(slot as usize);
     }

@@ -134,12 +134,12 @@ impl Kernel {
                 "the edge table keeps the size it was made with; `observer uninstall` gives it up with its counters"
             );
         }
-        let mut ebpf = load_object(pins, table, options.debug)?;
+        let sizes = Sizes { edges: table.edges, slots: abi::slots_for(table.edges), cpus };
+        let mut ebpf = load_object(pins, sizes, options.debug)?;
         // Before the maps are taken out: the programs know them by descriptor.
         for name in [abi::programs::INGRESS, abi::programs::EGRESS] {
             program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
         }
-        let sizes = Sizes { edges: table.edges, slots: abi::slots_for(table.edges), cpus };
         let mut table_map: Array<MapData, TableRecord> = take(&mut ebpf, abi::maps::TABLE)?;
         let table = edge_table(&mut ebpf, sizes)?;
         if found.is_none() {
@@ -180,8 +180,8 @@ fn found(pins: &Pins, cpus: u32) -> Option<TableRecord> {
     (record.ready == READY && record.cpus == cpus).then_some(record)
 }
 
-fn load_object(pins: &Pins, table: TableRecord, debug: bool) -> Result<Ebpf, EbpfError> {
-    let slots = abi::slots_for(table.edges);
+fn load_object(pins: &Pins, sizes: Sizes, debug: bool) -> Result<Ebpf, EbpfError> {
+    let slots = sizes.slots;
     let mut loader = EbpfLoader::new();
     for name in abi::maps::PINNED {
         loader.map_pin_path(name, pins.map(name));
@@ -190,8 +190,8 @@ fn load_object(pins: &Pins, table: TableRecord, debug: bool) -> Result<Ebpf, Ebp
         .map_max_entries(abi::maps::EDGES, slots)
         .map_max_entries(abi::maps::ROWS, slots)
         .map_max_entries(abi::maps::RARE, slots)
-        .map_max_entries(abi::maps::COUNTERS, slots.saturating_mul(table.cpus))
-        .map_max_entries(abi::maps::FREE_SLOTS, table.edges)
+        .map_max_entries(abi::maps::COUNTERS, slots.saturating_mul(sizes.rows()))
+        .map_max_entries(abi::maps::FREE_SLOTS, sizes.edges)
         .override_global(abi::globals::SLOTS_PER_CPU, &slots, true);
     let atomic = u8::from(softirqs_are_threads());
     loader.override_global(abi::globals::ATOMIC_INGRESS, &atomic, true);
@@ -212,10 +212,11 @@ fn softirqs_are_threads() -> bool {
 
 fn edge_table(ebpf: &mut Ebpf, sizes: Sizes) -> Result<EdgeTable, LoadError> {
     let slots = sizes.slots as usize;
+    let rows = sizes.rows() as usize;
     Ok(EdgeTable {
         sizes,
         rows: mapping(ebpf, abi::maps::ROWS, slots)?,
-        counters: mapping(ebpf, abi::maps::COUNTERS, slots * sizes.cpus as usize)?,
+        counters: mapping(ebpf, abi::maps::COUNTERS, slots * rows)?,
         rare: mapping(ebpf, abi::maps::RARE, slots)?,
         losses: mapping(ebpf, abi::maps::LOSSES, observer_common::counters::LOSSES as usize)?,
         sockets: mapping(ebpf, abi::maps::SOCKETS, cache::SOCKET_LINES as usize)?,
