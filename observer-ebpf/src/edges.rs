@@ -1,6 +1,7 @@
 //! The edge table: the slot of an edge, made when it is new.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_log_ebpf::debug;
 use observer_common::{
     abi,
     counters::Loss,
@@ -30,6 +31,11 @@ fn new(key: &EdgeKey) -> u32 {
     if let Ok(Some(slot)) = FREE_SLOTS.pop() {
         let slot = publish(key, slot);
         if slot != 0 {
+            // Once for each edge. In a normal run the level is a constant below debug, and the verifier drops this.
+            debug!(
+                (),
+                "cgroup {} has a new edge: protocol {}, port {}, slot {}", key.cgroup, key.protocol, key.port, slot
+            );
             return slot;
         }
     }
@@ -61,14 +67,7 @@ fn publish(key: &EdgeKey, slot: u32) -> u32 {
 /// The slot that takes what one container could not put elsewhere, one for each protocol.
 #[inline(never)]
 pub fn overflow(cgroup: u64, protocol: u8) -> u32 {
-    let spare = EdgeKey {
-        cgroup,
-        peer: [0; 4],
-        port: 0,
-        protocol,
-        flags: flags::OVERFLOW,
-        zero: 0,
-    };
+    let spare = EdgeKey { cgroup, peer: [0; 4], port: 0, protocol, flags: flags::OVERFLOW, zero: 0 };
     let slot = known(&spare);
     if slot != 0 {
         return slot;

@@ -101,7 +101,13 @@ pub unsafe fn local_listener(skb: *mut __sk_buff, packet: &Packet) -> bool {
     let mut tuple = tuple(packet, false);
     // SAFETY: `skb` is the context, the tuple is initialised, and a socket that was found is released.
     unsafe {
-        let sk = bpf_sk_lookup_tcp(skb.cast(), (&raw mut tuple).cast::<bpf_sock_tuple>(), tuple_size(packet), CURRENT_NETNS, 0);
+        let sk = bpf_sk_lookup_tcp(
+            skb.cast(),
+            (&raw mut tuple).cast::<bpf_sock_tuple>(),
+            tuple_size(packet),
+            CURRENT_NETNS,
+            0,
+        );
         if sk.is_null() {
             return false;
         }

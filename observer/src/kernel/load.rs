@@ -7,6 +7,7 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError, Queue},
     programs::{CgroupSkb, ProgramError},
 };
+use aya_log::EbpfLogger;
 use observer_common::{
     abi, cache,
     record::{ContainerRecord, READY, TableRecord},
@@ -33,7 +34,6 @@ pub struct LoadOptions {
 }
 
 /// Everything of the kernel's side, taken apart for those who use it.
-#[derive(Debug)]
 pub struct Kernel {
     /// Attaches the programs.
     pub attacher: Attacher,
@@ -41,6 +41,8 @@ pub struct Kernel {
     pub table: EdgeTable,
     /// Remembers names for the next agent.
     pub names: Names,
+    /// What the kernel programs log, when they were asked to.
+    pub log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 /// Why the kernel side cannot be set up.
@@ -151,8 +153,35 @@ impl Kernel {
             info!(edges = sizes.edges, "going on with the counters of an earlier agent");
         }
         let names = Names::new(take::<HashMap<MapData, u64, ContainerRecord>>(&mut ebpf, abi::maps::CONTAINERS)?);
+        let log = if options.debug {
+            EbpfLogger::init(&mut ebpf)
+                .inspect_err(|error| warn!(%error, "the kernel programs' log cannot be read"))
+                .ok()
+        } else {
+            None
+        };
         let attacher = Attacher::new(ebpf, pins)?;
-        Ok(Self { attacher, table, names })
+        Ok(Self { attacher, table, names, log })
+    }
+
+    /// Loads the programs with maps of the smallest size, which nobody sees and which go at once: says whether this
+    /// kernel and these permissions allow it.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn probe() -> Result<(), LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NotBuilt);
+        }
+        let sizes = Sizes { edges: 16, slots: abi::slots_for(16), cpus: 1 };
+        let mut loader = EbpfLoader::new();
+        size(&mut loader, &sizes);
+        let mut ebpf = loader.load(OBJECT)?;
+        for name in [abi::programs::INGRESS, abi::programs::EGRESS] {
+            program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
+        }
+        Ok(())
     }
 
     /// Loads the programs that do nothing, for benchmarks.
@@ -181,23 +210,27 @@ fn found(pins: &Pins, cpus: u32) -> Option<TableRecord> {
 }
 
 fn load_object(pins: &Pins, sizes: Sizes, debug: bool) -> Result<Ebpf, EbpfError> {
-    let slots = sizes.slots;
     let mut loader = EbpfLoader::new();
     for name in abi::maps::PINNED {
         loader.map_pin_path(name, pins.map(name));
     }
-    loader
-        .map_max_entries(abi::maps::EDGES, slots)
-        .map_max_entries(abi::maps::ROWS, slots)
-        .map_max_entries(abi::maps::RARE, slots)
-        .map_max_entries(abi::maps::COUNTERS, slots.saturating_mul(sizes.rows()))
-        .map_max_entries(abi::maps::FREE_SLOTS, sizes.edges)
-        .override_global(abi::globals::SLOTS_PER_CPU, &slots, true);
+    size(&mut loader, &sizes);
     let atomic = u8::from(softirqs_are_threads());
     loader.override_global(abi::globals::ATOMIC_INGRESS, &atomic, true);
     let level: u8 = if debug { aya_log_level_debug() } else { 0 };
     loader.override_global(aya_log::LEVEL, &level, false);
     loader.load(OBJECT)
+}
+
+/// Sets the sizes of the maps, and the constant that must agree with them.
+fn size<'a>(loader: &mut EbpfLoader<'a>, sizes: &'a Sizes) {
+    loader
+        .map_max_entries(abi::maps::EDGES, sizes.slots)
+        .map_max_entries(abi::maps::ROWS, sizes.slots)
+        .map_max_entries(abi::maps::RARE, sizes.slots)
+        .map_max_entries(abi::maps::COUNTERS, sizes.slots.saturating_mul(sizes.rows()))
+        .map_max_entries(abi::maps::FREE_SLOTS, sizes.edges)
+        .override_global(abi::globals::SLOTS_PER_CPU, &sizes.slots, true);
 }
 
 /// `log::Level::Debug` as the kernel side's log macros number it.

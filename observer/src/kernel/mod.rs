@@ -1,8 +1,10 @@
 //! What this kernel can do; loading, attaching and pinning of the kernel programs; the maps they write.
 
 pub mod attach;
+
 pub mod edge_table;
 pub mod load;
+pub mod log_reader;
 pub mod names;
 pub mod pins;
 mod sys;
