@@ -1,6 +1,6 @@
 //! Starting a process as a container: in its cgroups first, then in its namespaces, then at work.
 //!
-//! The driver starts the launcher binary with `enter <options> -- <role>`. The launcher puts itself into
+//! The driver starts the launcher binary with `enter <options> <role>`. The launcher puts itself into
 //! place and goes on as the pause process or as an actor, so no code runs between fork and exec.
 
 use std::ffi::CString;
@@ -58,7 +58,7 @@ impl Launcher {
     /// A command that enters as `entry` says and then takes on `role`.
     pub(crate) fn command(&self, entry: &Entry, role: &Role) -> Result<Command> {
         let mut command = Command::new(&self.0);
-        command.arg("enter").args(entry.arguments()).arg("--").args(role.arguments()?);
+        command.arg("enter").args(entry.arguments()).args(role.arguments()?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         detach(&mut command);
         Ok(command)
@@ -293,7 +293,7 @@ mod tests {
             own_mounts: true,
         };
         let role = Role::actor(&[Act::Burn { cpu_ms: 3 }]).unwrap();
-        let arguments = [vec!["enter".to_owned()], entry.arguments(), vec!["--".to_owned()]].concat();
+        let arguments = [vec!["enter".to_owned()], entry.arguments()].concat();
         let cli = Cli::parse_from(arguments.into_iter().chain(role.arguments().unwrap()));
         assert_eq!(cli.entry, entry);
         assert_eq!(cli.role, role);
