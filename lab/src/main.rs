@@ -1,6 +1,7 @@
 //! The lab's command line: the demo, and the launcher that containers are started with.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -25,6 +26,15 @@ enum Command {
         /// Where the agent listens.
         #[arg(long)]
         listen: Option<SocketAddr>,
+    },
+    /// Keep the demo's pods, with their traffic but without an agent.
+    Pods {
+        /// End by itself after so many seconds.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Write a kubelet's `/pods` document for the agent's --pods.file.
+        #[arg(long)]
+        pods_file: Option<PathBuf>,
     },
     /// Remove what killed runs have left.
     Sweep,
@@ -59,6 +69,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo { seconds, listen } => observer_lab::demo::run(seconds, listen),
+        Command::Pods { seconds, pods_file } => observer_lab::demo::pods(seconds, pods_file.as_deref()),
         Command::Sweep => {
             let swept = observer_lab::sweep()?;
             println!("removed {} cgroup directories and {} mounts", swept.cgroups, swept.mounts);
