@@ -55,7 +55,10 @@ fn remove_contents(directory: &Path) {
         } else {
             std::fs::remove_file(&path)
         };
-        if let Err(error) = outcome {
+        // The kernel's own entries (maps.debug, progs.debug) cannot be removed; they go with the mount.
+        if let Err(error) = outcome
+            && error.kind() != std::io::ErrorKind::PermissionDenied
+        {
             eprintln!("observer-lab: removing the pin {}: {error}", path.display());
         }
     }

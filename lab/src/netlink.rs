@@ -134,8 +134,5 @@ impl Netlink {
 }
 
 fn header(index: u32) -> LinkHeader {
-    let mut header = LinkHeader::default();
-    header.index = index;
-    header.flags = LinkFlags::empty();
-    header
+    LinkHeader { index, flags: LinkFlags::empty(), ..LinkHeader::default() }
 }

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::node::{ADDRESS_V4, ADDRESS_V6};
 use crate::pod::{Container, Pod};
 
 /// The name of the node in the document.
@@ -45,11 +46,8 @@ fn pod(pod: &Pod) -> Value {
         .collect();
     let containers: Vec<Value> = pod.containers().iter().map(|c| json!({ "name": c.name(), "image": IMAGE })).collect();
     let statuses: Vec<Value> = pod.containers().iter().map(status).collect();
-    let (ip, ips) = if spec.host_network {
-        (pod.ipv4().to_string(), json!([{ "ip": pod.ipv4() }]))
-    } else {
-        (pod.ipv4().to_string(), json!([{ "ip": pod.ipv4() }, { "ip": pod.ipv6() }]))
-    };
+    // A pod on the host network has the node's addresses.
+    let (v4, v6) = if spec.host_network { (ADDRESS_V4.0, ADDRESS_V6.0) } else { (pod.ipv4(), pod.ipv6()) };
     let mut document = json!({
         "metadata": {
             "name": spec.name,
@@ -62,9 +60,9 @@ fn pod(pod: &Pod) -> Value {
         "spec": { "nodeName": NODE_NAME, "containers": containers, "restartPolicy": "Always" },
         "status": {
             "phase": "Running",
-            "hostIP": crate::node::ADDRESS_V4.0,
-            "podIP": ip,
-            "podIPs": ips,
+            "hostIP": ADDRESS_V4.0,
+            "podIP": v4,
+            "podIPs": [{ "ip": v4 }, { "ip": v6 }],
             "startTime": created,
             "containerStatuses": statuses,
             "qosClass": spec.qos.class(),

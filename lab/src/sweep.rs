@@ -107,7 +107,11 @@ fn sweep_below(hierarchy: &Hierarchy, directory: &Path) -> Result<usize> {
         }
         removed += sweep_below(hierarchy, &child)?;
         let orphaned = cgroup::owner_of(&child).is_some_and(|owner| !owner.is_alive());
-        if orphaned && !has_children(&child) {
+        if !orphaned {
+            continue;
+        }
+        let _alone = cgroup::alone(hierarchy)?;
+        if !has_children(&child) {
             cgroup::remove_when_empty(&child)?;
             removed += 1;
         }

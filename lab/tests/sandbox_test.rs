@@ -137,9 +137,10 @@ fn a_pod_on_the_host_network_has_the_machine_s() {
 
 #[test]
 fn many_pods_in_a_row_are_made_quickly() {
+    const PODS: usize = 200;
     let node = node();
     let start = Instant::now();
-    let pods: Vec<Pod> = (0..30)
+    let pods: Vec<Pod> = (0..PODS)
         .map(|n| {
             let name = format!("pod-{n}");
             let spec = PodSpec::new("many", &name, &[]).container(ContainerSpec::new("one").light());
@@ -149,6 +150,6 @@ fn many_pods_in_a_row_are_made_quickly() {
     let made = start.elapsed();
     let start = Instant::now();
     drop(pods);
-    println!("30 pods: made in {made:?}, removed in {:?}", start.elapsed());
-    assert!(made < Duration::from_secs(30), "{made:?}");
+    println!("{PODS} pods: made in {made:?}, removed in {:?}", start.elapsed());
+    assert!(made < Duration::from_secs(60), "{made:?}");
 }

@@ -260,7 +260,7 @@ pub struct Traffic {
     pub sent_datagrams: u64,
     /// Datagrams (or echo replies) received.
     pub received_datagrams: u64,
-    /// Commands of a job that failed.
+    /// Commands of a job, or connections of a server, that failed.
     pub failures: u64,
 }
 

@@ -56,6 +56,10 @@ fn accept(listener: &TcpListener, mode: &Arc<ServeMode>, server: &Arc<Server>) {
             // The client learns of the end only now that everything is counted.
             let _ = stream.shutdown(Shutdown::Both);
             if let Err(error) = outcome {
+                counts.add(Traffic { failures: 1, ..Traffic::default() });
+                if is_reset(&error) {
+                    return;
+                }
                 eprintln!("observer-lab: serving a connection on {}: {error:#}", counts.address);
             }
         });
@@ -63,6 +67,12 @@ fn accept(listener: &TcpListener, mode: &Arc<ServeMode>, server: &Arc<Server>) {
             eprintln!("observer-lab: starting a thread for a connection: {error}");
         }
     }
+}
+
+/// Whether the client broke the connection off: counted as a failure, and nothing to tell a person.
+fn is_reset(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| matches!(error.kind(), ConnectionReset | BrokenPipe))
 }
 
 fn handle(stream: &TcpStream, mode: &ServeMode, server: &Server) -> Result<()> {

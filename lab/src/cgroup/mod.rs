@@ -5,6 +5,7 @@ mod hierarchy;
 mod mark;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use anyhow::{Context, Result, ensure};
 pub(crate) use controllers::restore_root;
 pub use hierarchy::{Hierarchy, Version, detect, parse};
 pub(crate) use mark::owner_of;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::process;
 
@@ -105,22 +108,7 @@ pub(crate) fn processes_in(directory: &Path) -> Vec<u32> {
 }
 
 fn create_in(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
-    // A parent can be removed by another run between two steps: it was empty until now.
-    const TRIES: usize = 5;
-    for attempt in 1.. {
-        match try_create_in(hierarchy, path) {
-            Err(error)
-                if attempt < TRIES
-                    && error
-                        .downcast_ref::<std::io::Error>()
-                        .is_some_and(|error| error.kind() == ErrorKind::NotFound) => {}
-            outcome => return outcome,
-        }
-    }
-    Ok(())
-}
-
-fn try_create_in(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+    let _alone = alone(hierarchy)?;
     let mut parent = hierarchy.mount.clone();
     let parts: Vec<_> = path.components().skip(1).collect();
     for (depth, part) in parts.iter().enumerate() {
@@ -140,12 +128,22 @@ fn try_create_in(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Waits until no other run changes the parents that runs share: one must not remove a cgroup in which
+/// another is about to make its own, nor use one that is not prepared yet.
+pub(crate) fn alone(hierarchy: &Hierarchy) -> Result<File> {
+    let root = &hierarchy.mount;
+    let lock = File::open(root).with_context(|| format!("opening {}", root.display()))?;
+    flock(&lock, FlockOperation::LockExclusive).with_context(|| format!("locking {}", root.display()))?;
+    Ok(lock)
+}
+
 /// Removes a cgroup and then its parents as far up as the lab made them and they are empty.
 pub(crate) fn remove_in(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
     let target = directory(hierarchy, path);
     if owner_of(&target).is_some() {
         remove_when_empty(&target)?;
     }
+    let _alone = alone(hierarchy)?;
     let mut parent = target.parent();
     while let Some(directory) = parent.filter(|directory| *directory != hierarchy.mount) {
         if owner_of(directory).is_none() || std::fs::remove_dir(directory).is_err() {

@@ -49,7 +49,8 @@ pub fn run(seconds: Option<u64>, listen: Option<SocketAddr>) -> Result<ExitCode>
     let agent = Agent::start(scene.node().launcher(), &options)?;
     say(&format!("Metrics: http://{listen}/metrics"));
     scene.start_traffic()?;
-    let shown = show(&agent, seconds.map(Duration::from_secs), &stop);
+    let shown = show(&agent, seconds.map(Duration::from_secs), &stop)
+        .with_context(|| format!("watching the agent, whose log is:\n{}", agent.log()));
 
     say("Removing the agent, its pins and the pods");
     let ended = agent.terminate();

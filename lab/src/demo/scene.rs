@@ -18,10 +18,10 @@ const DATABASE_PORT: u16 = 5432;
 /// Three pods: a web application behind a proxy, a client of it, a database.
 #[derive(Debug)]
 pub struct Scene {
-    web: Pod,
+    // Dropped in this order: clients before the servers they call, the node last.
     frontend: Pod,
+    web: Pod,
     database: Pod,
-    // Dropped last: the pods are on it.
     node: Node,
 }
 

@@ -1,5 +1,7 @@
 //! What the tests of the sandboxes share.
 
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
