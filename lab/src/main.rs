@@ -1,2 +1,81 @@
-//! stub
-fn main() {}
+//! The lab's command line: the demo, and the launcher that containers are started with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use observer_lab::launch::{self, Entry, Role};
+
+/// Pod sandboxes without an orchestrator.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the agent at work on three pods with real traffic.
+    Demo {
+        /// End by itself after so many seconds.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Where the agent listens.
+        #[arg(long)]
+        listen: Option<SocketAddr>,
+    },
+    /// Keep the demo's pods, with their traffic but without an agent.
+    Pods {
+        /// End by itself after so many seconds.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Write a kubelet's `/pods` document for the agent's --pods.file.
+        #[arg(long)]
+        pods_file: Option<PathBuf>,
+    },
+    /// Remove what killed runs have left.
+    Sweep,
+    /// Become a process of a container (the lab starts this itself).
+    #[command(hide = true)]
+    Enter {
+        #[command(flatten)]
+        entry: Entry,
+        #[command(subcommand)]
+        role: Role,
+    },
+    /// Run a program that ends with its parent (the lab starts this itself).
+    #[command(hide = true)]
+    Guard {
+        #[arg(long)]
+        parent: u32,
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("observer-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo { seconds, listen } => observer_lab::demo::run(seconds, listen),
+        Command::Pods { seconds, pods_file } => observer_lab::demo::pods(seconds, pods_file.as_deref()),
+        Command::Sweep => {
+            let swept = observer_lab::sweep()?;
+            println!("removed {} cgroup directories and {} mounts", swept.cgroups, swept.mounts);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Enter { entry, role } => launch::enter(&entry, &role),
+        Command::Guard { parent, program } => launch::guard(parent, &program),
+    }
+}

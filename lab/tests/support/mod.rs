@@ -1,0 +1,44 @@
+//! What the tests of the sandboxes share.
+
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use observer_lab::launch::Launcher;
+use observer_lab::node::Node;
+
+/// A node whose containers are started by the binary under test.
+pub fn node() -> Node {
+    Node::with_launcher(Launcher::at(env!("CARGO_BIN_EXE_observer-lab"))).unwrap()
+}
+
+/// A free port at an address.
+pub fn any_port(address: impl Into<std::net::IpAddr>) -> SocketAddr {
+    SocketAddr::new(address.into(), 0)
+}
+
+/// Every cgroup directory of the machine whose name holds `part`.
+pub fn cgroups_named(part: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for hierarchy in observer_lab::cgroup::detect().unwrap() {
+        collect(&hierarchy.mount, part, &mut found);
+    }
+    found
+}
+
+fn collect(directory: &std::path::Path, part: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            if entry.file_name().to_string_lossy().contains(part) {
+                found.push(entry.path());
+            }
+            collect(&entry.path(), part, found);
+        }
+    }
+}
+
+/// Whether a process runs.
+pub fn runs(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
