@@ -1,1 +1,4 @@
 //! stub
+
+pub mod cases;
+pub mod vm_init;

@@ -1,2 +1,7 @@
 //! stub
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    observer_lab::vm_init::entry().unwrap_or(ExitCode::SUCCESS)
+}

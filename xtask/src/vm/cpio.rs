@@ -12,6 +12,7 @@ pub struct Archive {
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
 impl Archive {
@@ -32,6 +33,11 @@ impl Archive {
             self.directory(directory);
         }
         self.entry(path, PROGRAM, (0, 0), content);
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, path: &str, target: &str) {
+        self.entry(path, LINK, (0, 0), target.as_bytes());
     }
 
     /// Adds a character device.

@@ -25,11 +25,12 @@ pub fn build(workspace: &Workspace, kernel: &Kernel) -> Result<PathBuf> {
     archive.device("dev/console", 5, 1);
     archive.device("dev/null", 1, 3);
     let mut shared = Vec::new();
-    for (binary, path) in [("observer-lab", "init"), ("observer", "bin/observer")] {
+    for binary in ["observer-lab", "observer"] {
         let built = workspace.release(binary);
-        shared.extend(libraries::of(&built)?);
-        archive.file(path, &read(&built).context("build it first: cargo build --release")?);
+        shared.extend(libraries::of(&built).context("build it first: cargo build --release")?);
+        archive.file(&format!("bin/{binary}"), &without_symbols(workspace, &built)?);
     }
+    archive.link("init", "bin/observer-lab");
     shared.sort();
     shared.dedup();
     for library in shared {
@@ -45,6 +46,13 @@ pub fn build(workspace: &Workspace, kernel: &Kernel) -> Result<PathBuf> {
     let path = workspace.own("vm").join(format!("initramfs-{}.cpio", kernel.version));
     fs::write(&path, archive.finish()).with_context(|| format!("write {}", path.display()))?;
     Ok(path)
+}
+
+/// A program without debug information, which is most of its size; as it is where there is no `strip`.
+fn without_symbols(workspace: &Workspace, program: &Path) -> Result<Vec<u8>> {
+    let stripped = workspace.own("vm/stripped");
+    let strip = Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(program).output();
+    read(if strip.is_ok_and(|output| output.status.success()) { &stripped } else { program })
 }
 
 /// The files of these modules and of what they depend on, in the order of loading. A module that is not

@@ -103,7 +103,7 @@ pub fn run(guest: &Guest) -> Result<Verdict> {
 }
 
 fn kernel_parameters(guest: &Guest) -> String {
-    let mut parameters = String::from("console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off");
+    let mut parameters = String::from("console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off random.trust_cpu=on");
     if guest.hybrid {
         parameters.push_str(" observer.cgroup=hybrid");
     }
