@@ -23,7 +23,7 @@ pub fn check(workspace: &Workspace) -> Result<String> {
     };
     run::aloud(&mut command(&["licenses", "bans", "sources"]))
         .context("check the dependencies' licences and sources")?;
-    let database = workspace.own("logs").join("deny-fetch.log");
+    let database = run::log_path(workspace, "deny-fetch");
     let fetch = {
         let mut fetch = Command::new(&deny);
         fetch.current_dir(&workspace.root).args(["fetch", "db"]);

@@ -21,12 +21,11 @@ pub fn aloud(command: &mut Command) -> Result<()> {
 
 /// Runs a program with its output in `target/xtask/logs/<log>.log`.
 pub fn quietly(workspace: &Workspace, log: &str, command: &mut Command, limit: Duration) -> Result<()> {
-    let dir = workspace.own("logs");
-    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
-    let path: PathBuf = dir.join(format!("{log}.log"));
+    let path = log_path(workspace, log);
+    fs::create_dir_all(workspace.own("logs")).with_context(|| format!("create the directory of {}", path.display()))?;
     let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let errors = file.try_clone().with_context(|| format!("open {} twice", path.display()))?;
-    command.stdin(Stdio::null()).stdout(file).stderr(errors);
+    command.stdin(Stdio::null()).stdout(file).stderr(errors).env_remove("RUST_BACKTRACE");
     let mut child = command.spawn().with_context(|| format!("start {}", shown(command)))?;
     let status = match wait(&mut child, limit)? {
         Some(status) if status.success() => return Ok(()),
@@ -37,6 +36,11 @@ pub fn quietly(workspace: &Workspace, log: &str, command: &mut Command, limit: D
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n    ");
     bail!("{}: {status}; its last lines, all are in {}:\n    {tail}", shown(command), path.display())
+}
+
+/// Where [`quietly`] writes a log.
+pub fn log_path(workspace: &Workspace, log: &str) -> PathBuf {
+    workspace.own("logs").join(format!("{log}.log"))
 }
 
 /// Runs a program and gives its standard output, trimmed; an error when it fails.

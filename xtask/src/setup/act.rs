@@ -33,6 +33,7 @@ pub fn compiler(workspace: &Workspace, plan: &Compiler) -> Result<Done> {
         Compiler::Get(ways, against) => (ways, against),
     };
     let mut reasons = against.clone();
+    let mut errors = Vec::new();
     for way in ways {
         let done = match way {
             Way::Nightly => nightly(workspace),
@@ -40,11 +41,16 @@ pub fn compiler(workspace: &Workspace, plan: &Compiler) -> Result<Done> {
         };
         match done {
             Ok(what) if reasons.is_empty() => return Ok(Done::Now(what)),
-            Ok(what) => return Ok(Done::Now(format!("{what}, because ({})", reasons.join("; ")))),
-            Err(error) => reasons.push(format!("{error:#}")),
+            Ok(what) => return Ok(Done::Now(format!("{what} ({})", reasons.join("; ")))),
+            Err(error) => {
+                let log = run::log_path(workspace, way.log());
+                reasons.push(format!("{}: failed, see {}", way.name(), log.display()));
+                errors.push(format!("{}: {error:#}", way.name()));
+            }
         }
     }
-    bail!("no way of getting a toolchain with rust-src worked:\n  {}", reasons.join("\n  "))
+    errors.extend(against.iter().cloned());
+    bail!("no way of getting a toolchain with rust-src worked:\n  {}", errors.join("\n  "))
 }
 
 fn nightly(workspace: &Workspace) -> Result<String> {
@@ -52,8 +58,7 @@ fn nightly(workspace: &Workspace) -> Result<String> {
     let mut command = Command::new("rustup");
     command.args(["toolchain", "install", PINNED_NIGHTLY, "--profile", "minimal", "--component", "rust-src"]);
     command.arg("--no-self-update").env("RUSTUP_MAX_RETRIES", "1");
-    run::quietly(workspace, "rustup-nightly", &mut command, Duration::from_mins(5))
-        .with_context(|| format!("{PINNED_NIGHTLY} by rustup"))?;
+    run::quietly(workspace, Way::Nightly.log(), &mut command, Duration::from_mins(5))?;
     Ok(format!("installed {PINNED_NIGHTLY} with rust-src by rustup"))
 }
 

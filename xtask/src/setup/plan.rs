@@ -15,6 +15,24 @@ pub enum Way {
     Debian,
 }
 
+impl Way {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nightly => "nightly by rustup",
+            Self::Debian => "Debian's packages",
+        }
+    }
+
+    /// The log of what it runs.
+    pub fn log(self) -> &'static str {
+        match self {
+            Self::Nightly => "rustup-nightly",
+            Self::Debian => "apt-install",
+        }
+    }
+}
+
 /// What to do about the compiler.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Compiler {
@@ -58,16 +76,12 @@ pub fn compiler(facts: &Facts, only: Option<Way>) -> Result<Compiler> {
         Way::Debian if !facts.debian_rust => Some("apt's sources here have no rustc-web with rust-web-src"),
         _ => None,
     };
-    let name = |way| match way {
-        Way::Nightly => "nightly by rustup",
-        Way::Debian => "Debian's packages",
-    };
     let (mut ways, mut reasons) = (Vec::new(), Vec::new());
     for way in [Way::Nightly, Way::Debian] {
         match against(way) {
             _ if only.is_some_and(|only| only != way) => {}
             None => ways.push(way),
-            Some(reason) => reasons.push(format!("{}: {reason}", name(way))),
+            Some(reason) => reasons.push(format!("{}: {reason}", way.name())),
         }
     }
     if ways.is_empty() {

@@ -8,6 +8,7 @@ mod initramfs;
 mod kernels;
 mod libraries;
 mod mirror;
+mod modules;
 mod qemu;
 
 use std::time::Instant;
@@ -105,7 +106,7 @@ fn boot_all(workspace: &Workspace, releases: &[Release], options: &Options) -> R
         let row = boot_one(workspace, &steps, *release, options);
         let (version, verdict) = match row {
             Ok((version, verdict)) => (version, verdict),
-            Err(error) => (release.suites().join("/"), Verdict::failed(format!("{error:#}"))),
+            Err(error) => (release.to_string(), Verdict::failed(format!("{error:#}"))),
         };
         rows.push((version, verdict, start.elapsed().as_secs_f64()));
     }
