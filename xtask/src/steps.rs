@@ -18,6 +18,8 @@ pub enum Done {
     There(String),
     /// Something was done.
     Now(String),
+    /// It ended, and what came of it is bad; what comes after it goes on.
+    Bad(String),
 }
 
 impl Steps {
@@ -42,6 +44,7 @@ impl Steps {
             Ok(Done::There(detail)) => println!("  - {name}: {detail} ({seconds:.1} s)"),
             Ok(Done::Now(detail)) if detail.is_empty() => println!("  + {name} ({seconds:.1} s)"),
             Ok(Done::Now(detail)) => println!("  + {name}: {detail} ({seconds:.1} s)"),
+            Ok(Done::Bad(detail)) => println!("  ! {name}: {detail} ({seconds:.1} s)"),
             Err(_) => println!("  ! {name}: failed ({seconds:.1} s)"),
         }
         result.map(drop)

@@ -139,12 +139,22 @@ fn test_files(krate: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// All three, so that one run tells everything.
 fn lint(workspace: &Workspace) -> Result<String> {
-    run::aloud(run::cargo(workspace).args(["fmt", "--all", "--check"]))
-        .context("format: `cargo fmt --all` repairs it")?;
     let clippy = ["clippy", "--workspace", "--exclude", "observer-ebpf", "--all-targets", "--", "-D", "warnings"];
-    run::aloud(run::cargo(workspace).args(clippy)).context("clippy")?;
-    deny::check(workspace)
+    let results = [
+        run::aloud(run::cargo(workspace).args(["fmt", "--all", "--check"]))
+            .map(|()| "format".to_owned())
+            .context("format (`cargo fmt --all` repairs it)"),
+        run::aloud(run::cargo(workspace).args(clippy)).map(|()| "clippy".to_owned()).context("clippy"),
+        deny::check(workspace).context("dependencies"),
+    ];
+    let errors: Vec<String> =
+        results.iter().filter_map(|result| Some(format!("{:#}", result.as_ref().err()?))).collect();
+    if !errors.is_empty() {
+        bail!("{}", errors.join("; "));
+    }
+    Ok(results.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

@@ -144,9 +144,9 @@ fn boot_one(workspace: &Workspace, steps: &Steps, release: Release, options: &Op
             echo: options.console,
         };
         let result = qemu::run(&guest)?;
-        let text = result.text.clone();
+        let (passed, text) = (result.passed, result.text.clone());
         verdict = Some(result);
-        Ok(Done::Now(text))
+        Ok(if passed { Done::Now(text) } else { Done::Bad(text) })
     })?;
     let Some(verdict) = verdict else { bail!("no verdict from {}", kernel.version) };
     Ok((kernel.version, verdict))
