@@ -3,7 +3,7 @@
 // Facts are gathered by `Facts::gather`, decisions are taken by `Facts::choose`. The standard library only.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// The nightly that set-up installs where rustup can fetch it. Its LLVM is the one of [`BPF_LINKER_LLVM`].
@@ -51,7 +51,7 @@ impl Facts {
             wanted,
             dir("RUSTUP_HOME", ".rustup").as_deref(),
             dir("CARGO_HOME", ".cargo").as_deref(),
-            env::var_os("PATH"),
+            env::var_os("PATH").as_deref(),
         )
     }
 
@@ -60,7 +60,7 @@ impl Facts {
         wanted: Option<String>,
         rustup_home: Option<&Path>,
         cargo_home: Option<&Path>,
-        path: Option<OsString>,
+        path: Option<&OsStr>,
     ) -> Self {
         let mut facts = Self { wanted, ..Self::default() };
         let entries = rustup_home.and_then(|home| home.join("toolchains").read_dir().ok());
@@ -74,7 +74,7 @@ impl Facts {
         }
         facts.with_source.sort();
         facts.without_source.sort();
-        let mut dirs: Vec<PathBuf> = path.iter().flat_map(env::split_paths).collect();
+        let mut dirs: Vec<PathBuf> = path.into_iter().flat_map(env::split_paths).collect();
         dirs.extend(cargo_home.map(|home| home.join("bin")));
         facts.linker = dirs.iter().map(|dir| dir.join("bpf-linker")).find(|file| file.is_file());
         facts

@@ -13,6 +13,7 @@
 pub mod actor;
 pub mod agent;
 pub mod bpffs;
+pub mod cases;
 pub mod cgroup;
 pub mod demo;
 pub mod ids;
@@ -27,5 +28,6 @@ pub mod process;
 pub mod samples;
 pub mod sweep;
 pub mod truth;
+pub mod vm_init;
 
 pub use sweep::sweep;

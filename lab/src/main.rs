@@ -57,6 +57,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = observer_lab::vm_init::entry() {
+        return code;
+    }
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {

@@ -1,0 +1,165 @@
+//! `cargo xtask vm`: the accuracy cases on other kernels, in QEMU.
+//!
+//! `mirror` finds Debian's mirror, `kernels` fetches kernels from it, `initramfs` packs the lab as init with
+//! the modules and libraries it needs, `qemu` boots it and watches the console.
+
+mod cpio;
+mod initramfs;
+mod kernels;
+mod libraries;
+mod mirror;
+mod modules;
+mod qemu;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::steps::{Done, Steps};
+use crate::workspace::Workspace;
+use crate::{apt, demo, setup};
+
+pub use kernels::Release;
+use qemu::{Guest, Verdict};
+
+/// Boot other kernels in QEMU and run the accuracy cases there
+///
+/// The kernels are Debian's (5.10, 6.1, 6.12 and its newest), fetched from the mirror that apt uses here and
+/// kept in target/xtask/vm. The guest is an initramfs whose init is observer-lab; it has no disk and no
+/// network but what the cases make. No KVM is needed. Its console is in target/xtask/vm/console-*.log.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Which kernel; may be given more than once
+    #[arg(long, value_enum, value_name = "KERNEL", default_value = "all")]
+    kernel: Vec<Kernel>,
+    /// Only cases whose name has this in it
+    #[arg(long, value_name = "FILTER", default_value = "")]
+    case: String,
+    /// The guest's cgroups: pure v2, or v1 with the unified tree as systemd's hybrid mode
+    #[arg(long, value_enum, default_value = "v2")]
+    cgroup: Cgroup,
+    /// Stop a guest after so many seconds
+    #[arg(long, value_name = "N", default_value_t = 600)]
+    timeout: u64,
+    /// Show the guest's console while it runs
+    #[arg(long)]
+    console: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kernel {
+    #[value(name = "5.10")]
+    V5_10,
+    #[value(name = "6.1")]
+    V6_1,
+    #[value(name = "6.12")]
+    V6_12,
+    /// The newest that the mirror has
+    Newest,
+    /// All of these
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Cgroup {
+    V2,
+    Hybrid,
+}
+
+/// Runs the command.
+pub fn command(args: &Args) -> Result<()> {
+    let workspace = Workspace::find()?;
+    setup::ensure(&workspace, &Steps::quiet())?;
+    demo::build(&workspace)?;
+    let mut releases: Vec<Release> = args.kernel.iter().flat_map(|kernel| kernel.releases()).copied().collect();
+    releases.dedup();
+    let options = Options {
+        filter: &args.case,
+        hybrid: args.cgroup == Cgroup::Hybrid,
+        timeout: std::time::Duration::from_secs(args.timeout),
+        console: args.console,
+    };
+    boot_all(&workspace, &releases, &options).map(drop)
+}
+
+/// Boots these kernels on pure cgroup v2 with the release build that is there.
+pub fn boot(workspace: &Workspace, releases: &[Release], filter: &str) -> Result<String> {
+    let options = Options { filter, hybrid: false, timeout: std::time::Duration::from_mins(10), console: false };
+    boot_all(workspace, releases, &options)
+}
+
+struct Options<'a> {
+    filter: &'a str,
+    hybrid: bool,
+    timeout: std::time::Duration,
+    console: bool,
+}
+
+fn boot_all(workspace: &Workspace, releases: &[Release], options: &Options) -> Result<String> {
+    let steps = Steps::new("Booting other kernels");
+    let packages = ["qemu-system-x86", "xz-utils"];
+    steps.step("packages", || apt::ensure(workspace, &packages, "cargo xtask vm"))?;
+    let mut rows = Vec::new();
+    for release in releases {
+        let start = Instant::now();
+        let row = boot_one(workspace, &steps, *release, options);
+        let (version, verdict) = match row {
+            Ok((version, verdict)) => (version, verdict),
+            Err(error) => (release.to_string(), Verdict::failed(format!("{error:#}"))),
+        };
+        rows.push((version, verdict, start.elapsed().as_secs_f64()));
+    }
+    println!("\n  {:<32} {:>7} {:>7}  result", "kernel", "boot s", "all s");
+    for (version, verdict, seconds) in &rows {
+        let boot = verdict.boot.map_or("-".into(), |boot| format!("{:.1}", boot.as_secs_f64()));
+        println!("  {version:<32} {boot:>7} {seconds:>7.1}  {}", verdict.text);
+    }
+    let failed = rows.iter().filter(|(_, verdict, _)| !verdict.passed).count();
+    if failed > 0 {
+        bail!("{failed} of {} kernels failed; consoles are in {}", rows.len(), workspace.own("vm").display());
+    }
+    Ok(format!("{} passed", rows.len()))
+}
+
+fn boot_one(workspace: &Workspace, steps: &Steps, release: Release, options: &Options) -> Result<(String, Verdict)> {
+    let mut kernel = None;
+    steps.step(&format!("kernel {release}"), || {
+        let (found, fetched) = kernels::ensure(workspace, release)?;
+        let version = found.version.clone();
+        kernel = Some(found);
+        Ok(if fetched { Done::Now(format!("fetched {version}")) } else { Done::There(version) })
+    })?;
+    let Some(kernel) = kernel else { bail!("no kernel for {release}") };
+    let mut verdict = None;
+    steps.step(&format!("boot {}", kernel.version), || {
+        let initramfs = initramfs::build(workspace, &kernel)?;
+        let guest = Guest {
+            kernel: &kernel.image,
+            initramfs: &initramfs,
+            console: workspace.own("vm").join(format!("console-{}.log", kernel.version)),
+            filter: options.filter,
+            hybrid: options.hybrid,
+            timeout: options.timeout,
+            echo: options.console,
+        };
+        let result = qemu::run(&guest)?;
+        let (passed, text) = (result.passed, result.text.clone());
+        verdict = Some(result);
+        Ok(if passed { Done::Now(text) } else { Done::Bad(text) })
+    })?;
+    let Some(verdict) = verdict else { bail!("no verdict from {}", kernel.version) };
+    Ok((kernel.version, verdict))
+}
+
+impl Kernel {
+    fn releases(self) -> &'static [Release] {
+        match self {
+            Self::V5_10 => &[Release::Bullseye],
+            Self::V6_1 => &[Release::Bookworm],
+            Self::V6_12 => &[Release::Trixie],
+            Self::Newest => &[Release::Newest],
+            Self::All => &[Release::Bullseye, Release::Bookworm, Release::Trixie, Release::Newest],
+        }
+    }
+}
