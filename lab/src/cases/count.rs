@@ -1,0 +1,116 @@
+//! Comparing what was reported with what was sent and with what the kernel counted.
+
+use std::net::IpAddr;
+
+use anyhow::{Result, ensure};
+
+use crate::actor::Traffic;
+use crate::samples::Samples;
+use crate::truth::Interface;
+
+/// Bytes and packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Bytes at IP level.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// What a container (or with an empty name: the whole pod) sent or received, between two scrapes.
+pub struct Counted<'a> {
+    /// The earlier scrape.
+    pub before: &'a Samples,
+    /// The later one.
+    pub after: &'a Samples,
+}
+
+/// What the agent calls the directions.
+pub const DIRECTIONS: [&str; 2] = ["transmit", "receive"];
+
+impl Counted<'_> {
+    /// The sum of all series that have these labels.
+    pub fn of(&self, labels: &[(&str, &str)]) -> Count {
+        let difference = |name: &str| {
+            let sum = self.after.sum(name, labels) - self.before.sum(name, labels);
+            // Counters below 2^53 are exact in a float, and one that went back is negative.
+            sum as u64
+        };
+        Count {
+            bytes: difference("observer_traffic_bytes_total"),
+            packets: difference("observer_traffic_packets_total"),
+        }
+    }
+
+    /// What a container sent.
+    pub fn sent(&self, pod: &str, container: &str) -> Count {
+        self.of(&[("pod", pod), ("container", container), ("direction", "transmit")])
+    }
+
+    /// What a container received.
+    pub fn received(&self, pod: &str, container: &str) -> Count {
+        self.of(&[("pod", pod), ("container", container), ("direction", "receive")])
+    }
+
+    /// What all containers of a pod sent or received.
+    pub fn pod(&self, pod: &str, direction: &str) -> Count {
+        self.of(&[("pod", pod), ("direction", direction)])
+    }
+}
+
+/// The payload in TCP packets: without headers of 20 (IPv4) or 40 (IPv6) and 32 bytes (timestamps), and without the
+/// 8 bytes more that the SYN or SYN-ACK of each connection has (maximum segment size, SACK permitted, window scale).
+pub fn tcp_payload(count: Count, connections: u64, address: IpAddr) -> i128 {
+    let header = ip_header(address) + 32;
+    i128::from(count.bytes) - i128::from(count.packets * header) - i128::from(connections * 8)
+}
+
+/// Bytes of an IP header without options.
+pub fn ip_header(address: IpAddr) -> u64 {
+    if address.is_ipv4() { 20 } else { 40 }
+}
+
+/// Checks a TCP exchange, each end in each direction.
+pub fn check_tcp(
+    counted: &Counted<'_>,
+    (client_pod, client): (&str, &str),
+    (server_pod, server): (&str, &str),
+    address: IpAddr,
+    sent: Traffic,
+) -> Result<()> {
+    let ends = [
+        ("the client's transmit", counted.sent(client_pod, client), sent.sent_bytes),
+        ("the server's receive", counted.received(server_pod, server), sent.sent_bytes),
+        ("the server's transmit", counted.sent(server_pod, server), sent.received_bytes),
+        ("the client's receive", counted.received(client_pod, client), sent.received_bytes),
+    ];
+    for (what, count, payload) in ends {
+        let reported = tcp_payload(count, sent.connections, address);
+        ensure!(
+            reported == i128::from(payload),
+            "{what}: {count:?} hold {reported} bytes of payload in {} connections, {payload} were sent",
+            sent.connections
+        );
+    }
+    Ok(())
+}
+
+/// Checks datagrams in one direction.
+pub fn check_udp(what: &str, count: Count, datagrams: u64, payload: u64, address: IpAddr) -> Result<()> {
+    let expected = Count { bytes: payload + datagrams * (ip_header(address) + 8), packets: datagrams };
+    ensure!(count == expected, "{what}: reported {count:?}, sent {expected:?}");
+    Ok(())
+}
+
+/// Everything that came in over an interface was counted once. `link` is the length of its link header as the
+/// interface's own counters see it.
+pub fn check_interface(what: &str, count: Count, bytes: u64, packets: u64, link: u64) -> Result<()> {
+    let truth = Count { bytes: bytes - packets * link, packets };
+    ensure!(count == truth, "{what}: the agent reported {count:?}, the interface counted {truth:?}");
+    Ok(())
+}
+
+/// What loopback counted as received, which is what all sockets of the pod received over it.
+pub fn check_loopback(counted: &Counted<'_>, pod: &str, lo: Interface) -> Result<()> {
+    check_interface("received over lo", counted.pod(pod, "receive"), lo.rx_bytes, lo.rx_packets, 0)
+}
