@@ -1,10 +1,14 @@
 //! Links, addresses, routes and neighbours of the calling thread's network namespace.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use futures_util::TryStreamExt;
 use netlink_packet_route::address::AddressHeaderFlags;
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkFlags, LinkHeader};
+use netlink_packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkInfo,
+};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 /// The index that every loopback interface has.
@@ -77,6 +81,36 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("making the veth pair {} - {} (needs the module `veth`)", here.name, peer.name))
+    }
+
+    /// Waits until a bridge forwards over a port: it does so a little after the other end is up.
+    pub async fn wait_for_port(&self, index: u32) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.forwards(index).await? {
+            ensure!(Instant::now() < deadline, "the bridge did not forward over its port {index} within {PATIENCE:?}");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(())
+    }
+
+    async fn forwards(&self, index: u32) -> Result<bool> {
+        let mut links = self.handle.link().get().match_index(index).execute();
+        let link = links
+            .try_next()
+            .await
+            .with_context(|| format!("asking for the state of interface {index}"))?
+            .with_context(|| format!("there is no interface {index}"))?;
+        let infos = link.attributes.iter().filter_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        });
+        Ok(infos.flatten().any(|info| match info {
+            LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+                port.contains(&InfoBridgePort::State(BridgePortState::Forwarding))
+            }
+            _ => false,
+        }))
     }
 
     /// Sets an interface up.

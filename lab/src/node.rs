@@ -125,7 +125,9 @@ impl Node {
                 netlink.add_neighbour(POD_INDEX, ADDRESS_V4.0.into(), BRIDGE_MAC).await?;
                 netlink.add_neighbour(POD_INDEX, ADDRESS_V6.0.into(), BRIDGE_MAC).await
             })
-        })
+        })?;
+        // Until then the bridge drops what the pod sends and what is sent to it.
+        self.netns.run(|| with_netlink(async |netlink| netlink.wait_for_port(index).await))
     }
 }
 
@@ -141,31 +143,44 @@ impl Drop for Node {
 
 /// Sets up the node's namespace from within.
 fn set_up() -> Result<()> {
+    quieten()?;
     set_sysctl("ipv4/ip_forward", "1")?;
-    set_sysctl("ipv6/conf/all/disable_ipv6", "0")?;
-    set_sysctl("ipv6/conf/default/disable_ipv6", "0")?;
     set_sysctl("ipv6/conf/all/forwarding", "1")?;
     with_netlink(async |netlink| {
         netlink.set_up(LOOPBACK).await?;
         netlink.add_bridge(BRIDGE, BRIDGE_INDEX, BRIDGE_MAC).await?;
         netlink.add_address(BRIDGE_INDEX, ADDRESS_V4.0.into(), ADDRESS_V4.1).await?;
         netlink.add_address(BRIDGE_INDEX, ADDRESS_V6.0.into(), ADDRESS_V6.1).await
-    })
+    })?;
+    // The bridge's ports come later. They need no IPv6 of their own, which would talk to the pods.
+    set_sysctl("ipv6/conf/default/disable_ipv6", "1")
 }
 
-/// Sets up a pod's namespace from within, before it is connected. Little is left that makes traffic
-/// which nobody asked for.
+/// Sets up a pod's namespace from within, before it is connected.
 pub(crate) fn set_up_pod() -> Result<()> {
-    for family in ["all", "default"] {
-        set_sysctl(&format!("ipv6/conf/{family}/disable_ipv6"), "0")?;
-        set_sysctl(&format!("ipv6/conf/{family}/accept_ra"), "0")?;
-        set_sysctl(&format!("ipv6/conf/{family}/accept_dad"), "0")?;
-        set_sysctl(&format!("ipv6/conf/{family}/router_solicitations"), "0")?;
-    }
-    // No link-local address: it would be announced.
-    set_sysctl("ipv6/conf/default/addr_gen_mode", "1")?;
+    quieten()?;
     // Everybody may open ping sockets, and many connections in a row find a free port.
     set_sysctl("ipv4/ping_group_range", "0 2147483647")?;
     set_sysctl("ipv4/tcp_tw_reuse", "1")?;
     with_netlink(async |netlink| netlink.set_up(LOOPBACK).await)
+}
+
+/// Leaves little that makes traffic which nobody asked for, and brings it to the start: not into the
+/// middle of somebody's measurement.
+fn quieten() -> Result<()> {
+    const INTERVAL_MS: &str = "10";
+    for family in ["all", "default"] {
+        for (name, value) in
+            [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0"), ("router_solicitations", "0")]
+        {
+            set_sysctl(&format!("ipv6/conf/{family}/{name}"), value)?;
+        }
+        // Multicast memberships are announced twice, by default within a second of each other.
+        let name = "mldv2_unsolicited_report_interval";
+        set_sysctl(&format!("ipv6/conf/{family}/{name}"), INTERVAL_MS)?;
+        let name = "igmpv3_unsolicited_report_interval";
+        set_sysctl(&format!("ipv4/conf/{family}/{name}"), INTERVAL_MS)?;
+    }
+    // No link-local address: it would be announced.
+    set_sysctl("ipv6/conf/default/addr_gen_mode", "1")
 }

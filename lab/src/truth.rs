@@ -50,6 +50,22 @@ impl Truth {
         self.interfaces.get(name).copied().unwrap_or_default()
     }
 
+    /// An interface without the IPv6 multicast that came in and went out, which is the kernel's own talk
+    /// (group memberships); right when all of that passed this interface.
+    pub fn without_multicast(&self, name: &str) -> Interface {
+        const HEADER: u64 = 14;
+        let count = |name: &str| u64::try_from(self.protocol(name)).unwrap_or(0);
+        let (rx, tx) = (count("Ip6.InMcastPkts"), count("Ip6.OutMcastPkts"));
+        let all = self.interface(name);
+        Interface {
+            rx_packets: all.rx_packets.saturating_sub(rx),
+            rx_bytes: all.rx_bytes.saturating_sub(count("Ip6.InMcastOctets") + rx * HEADER),
+            tx_packets: all.tx_packets.saturating_sub(tx),
+            tx_bytes: all.tx_bytes.saturating_sub(count("Ip6.OutMcastOctets") + tx * HEADER),
+            ..all
+        }
+    }
+
     /// A protocol counter; zero when there is none of this name.
     pub fn protocol(&self, name: &str) -> i64 {
         self.protocols.get(name).copied().unwrap_or_default()
@@ -144,6 +160,10 @@ mod tests {
         let now = Truth { interfaces: [("lo".to_owned(), lo)].into(), protocols: snmp };
         let added = &now - &Truth::default();
         assert_eq!(added, now);
+        let talk = [("Ip6.InMcastPkts", 1), ("Ip6.InMcastOctets", 36)];
+        let protocols = talk.map(|(name, value)| (name.to_owned(), value)).into();
+        let quiet = Truth { protocols, ..now.clone() }.without_multicast("lo");
+        assert_eq!((quiet.rx_packets, quiet.rx_bytes, quiet.tx_packets), (1, 50, 4));
         assert_eq!((&now - &now).interface("lo"), Interface::default());
     }
 }

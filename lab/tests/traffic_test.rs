@@ -130,7 +130,7 @@ fn between_pods_the_interfaces_hold_exactly_what_was_sent() {
     one.introduce(&two).unwrap();
     let (client, server) = (one.container("c").unwrap(), two.container("s").unwrap());
     // The kernel's own announcements of group memberships are over by then.
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(300));
     for (address, header) in [(IpAddr::V4(two.ipv4()), 28), (IpAddr::V6(two.ipv6()), 48)] {
         let to = server.serve_udp(any_port(address), true).unwrap();
         let before = Truth::of_process(client.pid()).unwrap();
@@ -141,7 +141,7 @@ fn between_pods_the_interfaces_hold_exactly_what_was_sent() {
             pace: Pace::Echoed { window: 32 },
         };
         client.traffic(&send).unwrap();
-        let eth0 = (&Truth::of_process(client.pid()).unwrap() - &before).interface("eth0");
+        let eth0 = (&Truth::of_process(client.pid()).unwrap() - &before).without_multicast("eth0");
         let wanted = DATAGRAMS * (u64::from(SIZE) + header + 14);
         assert_eq!((eth0.tx_packets, eth0.tx_bytes), (DATAGRAMS, wanted), "{address}");
         assert_eq!((eth0.rx_packets, eth0.rx_bytes), (DATAGRAMS, wanted), "{address}");
@@ -183,12 +183,15 @@ fn a_container_can_send_as_its_first_act() {
     let receiver = receiver.container("r").map(|r| (r, receiver.ipv4())).unwrap();
     let to = receiver.0.serve_udp(any_port(receiver.1), false).unwrap();
     let send = Command::UdpSend { to, sizes: Sizes::List(vec![123]), connected: false, pace: Pace::Free };
+    let mut senders = Vec::new();
     for n in 0..10 {
         let spec =
             PodSpec::new("t", &format!("sender-{n}"), &[]).container(ContainerSpec::new("s").first(send.clone()));
         let pod = Pod::create(&node, spec).unwrap();
         let answers = pod.container("s").unwrap().first_answers();
         assert!(matches!(answers, [Answer::Traffic(t)] if t.sent_bytes == 123), "{answers:?}");
+        // Kept: a datagram may still wait for an ARP reply, and goes with its pod.
+        senders.push(pod);
     }
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(receiver.0.stats().unwrap()[0].traffic.received_datagrams, 10);
