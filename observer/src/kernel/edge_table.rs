@@ -201,8 +201,8 @@ impl EdgeTable {
     /// # Errors
     ///
     /// When a map refuses; slots that were not finished are finished by [`EdgeTable::resume`] of the next agent.
-    pub fn retire(&self, slots: &[u32]) -> Result<(), MapError> {
-        self.retire_into(slots, None)
+    pub fn retire(&self, slots: &[(u32, EdgeKey)]) -> Result<(), MapError> {
+        self.retire_into(&self.still(slots), None)
     }
 
     /// Takes slots back and adds what they counted to the unattributed slot, so that the sum over all series stays.
@@ -210,8 +210,14 @@ impl EdgeTable {
     /// # Errors
     ///
     /// As [`EdgeTable::retire`].
-    pub fn fold(&self, slots: &[u32]) -> Result<(), MapError> {
-        self.retire_into(slots, Some(abi::UNATTRIBUTED_SLOT))
+    pub fn fold(&self, slots: &[(u32, EdgeKey)]) -> Result<(), MapError> {
+        self.retire_into(&self.still(slots), Some(abi::UNATTRIBUTED_SLOT))
+    }
+
+    /// Those slots that still count the edge that they were asked to be taken from.
+    fn still(&self, slots: &[(u32, EdgeKey)]) -> Vec<u32> {
+        let same = |(slot, key): &&(u32, EdgeKey)| self.state(*slot) == state::USED && self.key(*slot) == *key;
+        slots.iter().filter(same).map(|(slot, _)| *slot).collect()
     }
 
     /// Takes slots back: their edges leave the table, and once no program can still use them, the slots are free.
@@ -253,23 +259,8 @@ impl EdgeTable {
     /// When a map refuses.
     pub fn resume(&self) -> Result<usize, MapError> {
         let retiring: Vec<u32> = (1..self.sizes.slots).filter(|slot| self.state(*slot) == state::RETIRING).collect();
-        self.retire(&retiring)?;
+        self.retire_into(&retiring, None)?;
         Ok(retiring.len())
-    }
-
-    /// Empties both caches, so that every socket finds its edge anew: after a container came or went, because a
-    /// listener may have moved.
-    pub fn clear_caches(&self) {
-        for index in 0..self.sockets.length {
-            self.sockets.word(index, 0).store(0, Relaxed);
-        }
-        self.clear_peers();
-    }
-
-    fn clear_peers(&self) {
-        for index in 0..self.peers.length {
-            self.peers.word(index, 0).store(0, Relaxed);
-        }
     }
 
     fn forget(&self, slots: &[u32]) {

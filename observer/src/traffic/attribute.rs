@@ -110,7 +110,7 @@ impl<'a> Peer<'a> {
 
     /// The other side of an edge whose own side is `owner`.
     #[must_use]
-    pub fn of(key: &EdgeKey, owner: Option<&Owner<'a>>, snapshot: &'a Snapshot, detail: PeerDetail) -> Self {
+    pub fn of(key: &EdgeKey, owner: &Owner<'a>, snapshot: &'a Snapshot, detail: PeerDetail) -> Self {
         if key.flags & flags::OVERFLOW != 0 {
             return Self::of_kind(PeerKind::Other);
         }
@@ -120,16 +120,15 @@ impl<'a> Peer<'a> {
         }
     }
 
-    fn over_loopback(cgroup: u64, owner: Option<&Owner<'a>>, snapshot: &'a Snapshot, detail: PeerDetail) -> Self {
-        let host_network = owner.is_some_and(|owner| owner.sandbox.host_network);
+    fn over_loopback(cgroup: u64, owner: &Owner<'a>, snapshot: &'a Snapshot, detail: PeerDetail) -> Self {
         match snapshot.by_cgroup(cgroup) {
-            Some(peer) if owner.is_some_and(|owner| owner.sandbox.key == peer.sandbox.key) => {
+            Some(peer) if owner.sandbox.key == peer.sandbox.key => {
                 let name = peer.container.map_or("", |container| container.name.as_str());
                 Self::container(name)
             }
             // On the host network every pod has the same loopback.
             Some(peer) => Self::pod(peer.sandbox, detail),
-            None if host_network && cgroup != 0 => Self::of_kind(PeerKind::Node),
+            None if owner.sandbox.host_network && cgroup != 0 => Self::of_kind(PeerKind::Node),
             None => Self::of_kind(PeerKind::Other),
         }
     }
@@ -284,8 +283,8 @@ pub(super) mod tests {
 
     fn peer_of(key: EdgeKey) -> (PeerKind, String) {
         let snapshot = snapshot();
-        let owner = snapshot.by_cgroup(key.cgroup);
-        let peer = Peer::of(&key, owner.as_ref(), &snapshot, PeerDetail::Pod);
+        let owner = snapshot.by_cgroup(key.cgroup).unwrap();
+        let peer = Peer::of(&key, &owner, &snapshot, PeerDetail::Pod);
         (peer.kind, format!("{}{}{}", peer.container, peer.pod, peer.workload))
     }
 

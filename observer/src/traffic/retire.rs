@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use observer_common::edge::EdgeKey;
+
 use crate::{identity::Snapshot, kernel::EdgeReading, sandbox::SandboxKey};
 
 /// How long counters of a cgroup that nobody knows are kept under an empty name, in the hope that somebody tells.
@@ -18,9 +20,9 @@ pub struct Retirement {
     /// Their cgroups.
     pub cgroups: Vec<u64>,
     /// Slots whose counters end with their sandbox.
-    pub slots: Vec<u32>,
+    pub slots: Vec<(u32, EdgeKey)>,
     /// Slots whose counters go to the unattributed slot.
-    pub fold: Vec<u32>,
+    pub fold: Vec<(u32, EdgeKey)>,
 }
 
 impl Retirement {
@@ -48,11 +50,11 @@ impl Retirement {
         for reading in readings {
             let Some(key) = &reading.key else { continue };
             if gone.contains(&key.cgroup) {
-                retirement.slots.push(reading.slot);
+                retirement.slots.push((reading.slot, *key));
             } else if snapshot.by_cgroup(key.cgroup).is_none() {
                 still_unknown.insert(key.cgroup);
                 if now.duration_since(*unknown.entry(key.cgroup).or_insert(now)) >= PATIENCE {
-                    retirement.fold.push(reading.slot);
+                    retirement.fold.push((reading.slot, *key));
                 }
             }
         }
@@ -88,6 +90,10 @@ mod tests {
         }
     }
 
+    fn numbers(slots: &[(u32, EdgeKey)]) -> Vec<u32> {
+        slots.iter().map(|(slot, _)| *slot).collect()
+    }
+
     #[test]
     fn only_what_is_gone_and_was_shown_is_given_back() {
         let here = sandbox("here", 10, "10.88.0.2", vec![container("a", 11, ContainerKind::Application)]);
@@ -103,10 +109,10 @@ mod tests {
         let mut unknown = HashMap::new();
         let start = Instant::now();
         let first = Retirement::after_scrape(&readings, &snapshot, &mut unknown, start);
-        assert_eq!(first.slots, [2, 3]);
+        assert_eq!(numbers(&first.slots), [2, 3]);
         assert_eq!(first.sandboxes, [SandboxKey("left".into())]);
-        assert_eq!(first.fold, [0u32; 0], "an unknown cgroup gets time");
+        assert_eq!(numbers(&first.fold), [0; 0], "an unknown cgroup gets time");
         let later = Retirement::after_scrape(&readings, &snapshot, &mut unknown, start + PATIENCE);
-        assert_eq!(later.fold, [4]);
+        assert_eq!(numbers(&later.fold), [4]);
     }
 }

@@ -10,7 +10,7 @@ use crate::{identity::Snapshot, kernel::EdgeReading};
 /// The labels of a traffic series, without the direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesKey<'a> {
-    /// `namespace`; empty with `pod` when the cgroup is nobody's (yet).
+    /// `namespace`.
     pub namespace: &'a str,
     /// `pod`.
     pub pod: &'a str,
@@ -48,8 +48,11 @@ pub struct Series<'a> {
     pub totals: HashMap<SeriesKey<'a>, Totals>,
     /// What belongs to no container at all: no slot was left.
     pub unattributed: Totals,
+    /// What belongs to cgroups that nobody knows yet. It is in no series until somebody does, because a series must
+    /// not go back when its cgroup gets its name.
+    pub pending: Totals,
     /// Edges in use, of all capacity.
-    pub edges: usize,
+    pub edges: u64,
     /// Cgroups that have counters but no name: newer than the snapshot, or gone before anybody saw them.
     pub unknown_cgroups: Vec<u64>,
 }
@@ -64,7 +67,8 @@ impl Totals {
     }
 }
 
-/// Sums readings into series. Every byte of every reading is in exactly one series or in `unattributed`.
+/// Sums readings into series. Every byte of every reading is in exactly one series, in `pending`, or in
+/// `unattributed`.
 #[must_use]
 pub fn sum<'a>(readings: &[EdgeReading], snapshot: &'a Snapshot, detail: PeerDetail) -> Series<'a> {
     let mut series = Series::default();
@@ -76,16 +80,17 @@ pub fn sum<'a>(readings: &[EdgeReading], snapshot: &'a Snapshot, detail: PeerDet
         if key.flags & flags::OVERFLOW == 0 {
             series.edges += 1;
         }
-        let owner = snapshot.by_cgroup(key.cgroup);
-        if owner.is_none() {
+        let Some(owner) = snapshot.by_cgroup(key.cgroup) else {
             series.unknown_cgroups.push(key.cgroup);
-        }
+            series.pending.add(reading);
+            continue;
+        };
         let labels = SeriesKey {
-            namespace: owner.as_ref().map_or("", |owner| owner.sandbox.namespace.as_str()),
-            pod: owner.as_ref().map_or("", |owner| owner.sandbox.name.as_str()),
-            container: owner.as_ref().and_then(|owner| owner.container).map_or("", |c| c.name.as_str()),
+            namespace: &owner.sandbox.namespace,
+            pod: &owner.sandbox.name,
+            container: owner.container.map_or("", |container| container.name.as_str()),
             protocol: protocol_name(key.protocol),
-            peer: Peer::of(key, owner.as_ref(), snapshot, detail),
+            peer: Peer::of(key, &owner, snapshot, detail),
             port: key.port,
             role: role_name(key.role()),
         };
@@ -125,8 +130,8 @@ mod tests {
         ];
         let series = sum(&readings, &snapshot, PeerDetail::Workload);
         let tx: u64 = series.totals.values().map(|totals| totals.tx_bytes).sum();
-        assert_eq!(tx + series.unattributed.tx_bytes, 11_111);
-        assert_eq!(series.totals.len(), 3, "the two edges of app to proxy are one series");
+        assert_eq!((tx, series.pending.tx_bytes, series.unattributed.tx_bytes), (1_110, 10_000, 1));
+        assert_eq!(series.totals.len(), 2, "the two edges of app to proxy are one series");
         assert_eq!(series.unknown_cgroups, [777]);
         assert_eq!(series.edges, 4);
     }
