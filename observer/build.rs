@@ -15,6 +15,18 @@ mod toolchain;
 
 const PROGRAMS: &str = "observer-ebpf";
 
+/// What the outer cargo or its user says that is not meant for the inner one.
+const OUTER_CARGO: [&str; 7] = [
+    "CARGO",
+    "RUSTDOC",
+    "RUSTC_WRAPPER",
+    "CARGO_BUILD_BUILD_DIR",
+    "CARGO_BUILD_TARGET",
+    // Does not go with the quiet mode that is set below.
+    "CARGO_TERM_VERBOSE",
+    "RUST_BACKTRACE",
+];
+
 fn main() -> Result<()> {
     rerun_on_changes();
     if env::var_os("AYA_BUILD_SKIP").is_some_and(|skip| skip == "1" || skip.eq_ignore_ascii_case("true")) {
@@ -41,9 +53,7 @@ fn build(choice: &toolchain::Choice) -> Result<()> {
     // SAFETY: the script has one thread here; nothing reads the environment meanwhile.
     unsafe {
         env::set_var("PATH", path);
-        for name in
-            ["CARGO", "RUSTDOC", "RUSTC_WRAPPER", "CARGO_BUILD_BUILD_DIR", "CARGO_BUILD_TARGET", "RUST_BACKTRACE"]
-        {
+        for name in OUTER_CARGO {
             env::remove_var(name);
         }
         // Its progress would come out as warnings of this crate, in every build again; real warnings still do.

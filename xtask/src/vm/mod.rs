@@ -69,6 +69,9 @@ enum Cgroup {
 
 /// Runs the command.
 pub fn command(args: &Args) -> Result<()> {
+    if args.case.contains(char::is_whitespace) {
+        bail!("--case `{}`: it becomes a kernel parameter, which cannot have spaces", args.case);
+    }
     let workspace = Workspace::find()?;
     setup::ensure(&workspace, &Steps::quiet())?;
     demo::build(&workspace)?;
@@ -84,8 +87,8 @@ pub fn command(args: &Args) -> Result<()> {
 }
 
 /// Boots these kernels on pure cgroup v2 with the release build that is there.
-pub fn boot(workspace: &Workspace, releases: &[Release], filter: &str) -> Result<String> {
-    let options = Options { filter, hybrid: false, timeout: std::time::Duration::from_mins(10), console: false };
+pub fn boot(workspace: &Workspace, releases: &[Release]) -> Result<String> {
+    let options = Options { filter: "", hybrid: false, timeout: std::time::Duration::from_mins(10), console: false };
     boot_all(workspace, releases, &options)
 }
 
@@ -113,13 +116,20 @@ fn boot_all(workspace: &Workspace, releases: &[Release], options: &Options) -> R
     println!("\n  {:<32} {:>7} {:>7}  result", "kernel", "boot s", "all s");
     for (version, verdict, seconds) in &rows {
         let boot = verdict.boot.map_or("-".into(), |boot| format!("{:.1}", boot.as_secs_f64()));
-        println!("  {version:<32} {boot:>7} {seconds:>7.1}  {}", verdict.text);
+        println!("  {version:<32} {boot:>7} {seconds:>7.1}  {}", short(&verdict.text));
     }
     let failed = rows.iter().filter(|(_, verdict, _)| !verdict.passed).count();
     if failed > 0 {
         bail!("{failed} of {} kernels failed; consoles are in {}", rows.len(), workspace.own("vm").display());
     }
     Ok(format!("{} passed", rows.len()))
+}
+
+/// A verdict in a table: what went wrong stands above it in full.
+fn short(verdict: &str) -> &str {
+    let end = verdict.char_indices().nth(72).map_or(verdict.len(), |(at, _)| at);
+    let end = verdict.find(": ").unwrap_or(end).min(end);
+    &verdict[..end]
 }
 
 fn boot_one(workspace: &Workspace, steps: &Steps, release: Release, options: &Options) -> Result<(String, Verdict)> {
@@ -146,7 +156,7 @@ fn boot_one(workspace: &Workspace, steps: &Steps, release: Release, options: &Op
         let result = qemu::run(&guest)?;
         let (passed, text) = (result.passed, result.text.clone());
         verdict = Some(result);
-        Ok(if passed { Done::Now(text) } else { Done::Bad(text) })
+        Ok(if passed { Done::Now(text) } else { Done::Bad(text.replace("; ", "\n      ")) })
     })?;
     let Some(verdict) = verdict else { bail!("no verdict from {}", kernel.version) };
     Ok((kernel.version, verdict))
@@ -161,5 +171,17 @@ impl Kernel {
             Self::Newest => &[Release::Newest],
             Self::All => &[Release::Bullseye, Release::Bookworm, Release::Trixie, Release::Newest],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_short_verdicts() {
+        assert_eq!(short("PASS 12"), "PASS 12");
+        assert_eq!(short("FAIL 1 of 12: ipv6: 3 bytes too many"), "FAIL 1 of 12");
+        assert_eq!(short(&"é".repeat(100)).chars().count(), 72);
     }
 }

@@ -57,8 +57,9 @@ impl Verdict {
 
 /// Boots the guest and waits for its verdict.
 pub fn run(guest: &Guest) -> Result<Verdict> {
-    let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-accel", "tcg,thread=multi"]);
+    // The guest ends with this process, however that ends.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=multi"]);
     // With cx16, Linux 6.12 double-faults under this emulation.
     command.args(["-cpu", "max,cx16=off", "-smp", "2", "-m", "2048", "-nographic", "-no-reboot", "-net", "none"]);
     command.arg("-kernel").arg(guest.kernel).arg("-initrd").arg(guest.initramfs);
