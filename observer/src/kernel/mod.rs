@@ -1,6 +1,7 @@
 //! What this kernel can do; loading, attaching and pinning of the kernel programs; the maps they write.
 
 pub mod attach;
+pub mod check;
 
 pub mod edge_table;
 pub mod load;

@@ -70,7 +70,9 @@ pub fn classify(path: &str) -> Kind {
     let whole = path.trim_end_matches('/').len();
     match (pod, container) {
         (_, Some((at, _, _))) if at < whole => Kind::Nested { container: path[..at].to_owned() },
-        (pod, Some((_, id, runtime))) => Kind::Container { id, runtime, pod: pod.map(|(at, _, _)| path[..at].to_owned()) },
+        (pod, Some((_, id, runtime))) => {
+            Kind::Container { id, runtime, pod: pod.map(|(at, _, _)| path[..at].to_owned()) }
+        }
         _ if helper => Kind::Helper,
         (Some((at, uid, qos)), None) if at == whole => Kind::Pod { uid, qos },
         _ => Kind::Other,
@@ -192,7 +194,9 @@ mod tests {
             (format!("/kubepods.slice/kubepods-pod{slice}.slice"), QosClass::Guaranteed),
             // kind: the node is a container, and the kubelet's cgroups have its slice in front.
             (
-                format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{slice}.slice"),
+                format!(
+                    "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod{slice}.slice"
+                ),
                 QosClass::Burstable,
             ),
             (format!("/docker/{OUTER}/kubelet/kubepods/burstable/pod{UID}"), QosClass::Burstable),

@@ -86,7 +86,7 @@ impl Hierarchies {
                 Some("cgroup2") if found.v2.is_none() => found.v2 = Some(point),
                 Some("cgroup") => {
                     for option in words.nth(1).unwrap_or_default().split(',') {
-                        if !matches!(option, "rw" | "ro" | "xattr" | "clone_children" | "noprefix") {
+                        if !matches!(option, "" | "rw" | "ro" | "xattr" | "clone_children" | "noprefix") {
                             found.v1.entry(option.to_owned()).or_insert_with(|| point.clone());
                         }
                     }
@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn a_pure_v2_host_and_one_whose_tree_is_mounted_elsewhere() {
-        let text = "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 none rw\n2 0 0:2 / /host/my\\040cg rw shared:1 - cgroup2 none rw\n";
+        let text =
+            "1 0 0:1 / /sys/fs/cgroup rw - cgroup2 none rw\n2 0 0:2 / /host/my\\040cg rw shared:1 - cgroup2 none rw\n";
         assert_eq!(at(text, "/sys/fs/cgroup").mode(), Mode::V2);
         assert_eq!(at(text, "/host").v2(), Some(Path::new("/host/my cg")));
     }

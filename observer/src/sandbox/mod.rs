@@ -1,5 +1,19 @@
 //! Pod sandboxes: where they are, what they consist of, when they come and go.
 
+pub mod addresses;
+mod assemble;
+mod attached;
+pub mod classify;
+mod discovery;
+mod hierarchy;
 mod model;
+pub mod process;
+pub mod scan;
+mod table;
+mod watch;
 
+pub use attached::SandboxHooks;
+pub use discovery::{Discovery, DiscoveryOptions};
+pub use hierarchy::{Hierarchies, HierarchyError, Mode};
 pub use model::{AttachPoint, Container, ContainerKind, QosClass, Runtime, Sandbox, SandboxKey};
+pub use table::{Remembered, SandboxTable};

@@ -1,0 +1,305 @@
+//! From what was found to sandboxes with names. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{
+    model::{AttachPoint, Container, ContainerKind, Runtime, Sandbox, SandboxKey},
+    process::ProcessFacts,
+    scan::{Found, FoundContainer},
+};
+use crate::identity::{PodIdentity, PodIndex};
+
+/// Characters of an id that stand for a name that nobody tells.
+const SHORT_ID: usize = 12;
+
+/// Everything that is known besides the tree itself.
+pub struct Knowledge<'a> {
+    /// Facts of the container's process.
+    pub process: &'a dyn Fn(i32) -> Option<ProcessFacts>,
+    /// Addresses of the network namespace with this inode.
+    pub addresses: &'a dyn Fn(u64) -> BTreeSet<IpAddr>,
+    /// Names of pods.
+    pub pods: &'a PodIndex,
+    /// The node's own network namespace.
+    pub node_netns: Option<u64>,
+    /// The attach point for a path, on a host that has a v2 tree.
+    pub attach_point: &'a dyn Fn(&str, u64) -> Option<AttachPoint>,
+}
+
+/// Makes the sandboxes: one for each pod's cgroup that has containers, and one for each network namespace that
+/// containers without a pod share.
+#[must_use]
+pub fn assemble(found: &Found, known: &Knowledge<'_>) -> Vec<Sandbox> {
+    let mut sandboxes = Vec::new();
+    for pod in &found.pods {
+        let inside: Vec<&FoundContainer> =
+            found.containers.iter().filter(|container| container.pod.as_deref() == Some(&pod.path)).collect();
+        if inside.is_empty() {
+            continue;
+        }
+        let identity = known.pods.get(&pod.uid);
+        let mut sandbox = group(SandboxKey(pod.uid.clone()), &inside, identity, known);
+        sandbox.uid.clone_from(&pod.uid);
+        sandbox.qos = Some(pod.qos);
+        sandbox.cgroup = Some(pod.path.clone());
+        sandbox.attach_points = (known.attach_point)(&pod.path, pod.inode).into_iter().collect();
+        sandbox.cgroup_id = sandbox.attach_points.first().map_or(0, |point| point.cgroup_id);
+        if sandbox.name.is_empty() {
+            sandbox.name.clone_from(&pod.uid);
+        }
+        sandboxes.push(sandbox);
+    }
+    sandboxes.extend(alone(found, known));
+    sandboxes
+}
+
+/// Containers without a pod's cgroup, by network namespace. One whose namespace is unknown, or is the node's, stands
+/// alone: it shares nothing that makes a pod.
+fn alone(found: &Found, known: &Knowledge<'_>) -> Vec<Sandbox> {
+    let mut groups: BTreeMap<String, Vec<&FoundContainer>> = BTreeMap::new();
+    for container in found.containers.iter().filter(|container| container.pod.is_none()) {
+        let netns = container.pid.and_then(known.process).and_then(|facts| facts.namespace("net"));
+        let key = match netns {
+            Some(netns) if Some(netns) != known.node_netns => format!("netns:{netns}"),
+            _ => format!("cgroup:{}", container.path),
+        };
+        groups.entry(key).or_default().push(container);
+    }
+    groups
+        .into_iter()
+        .map(|(key, inside)| {
+            let mut sandbox = group(SandboxKey(key), &inside, None, known);
+            sandbox.name = name_of_group(&inside);
+            sandbox.attach_points =
+                inside.iter().filter_map(|container| (known.attach_point)(&container.path, container.inode)).collect();
+            sandbox
+        })
+        .collect()
+}
+
+/// The parent cgroup's name where all have the same one that says something (`docker run --cgroup-parent /pod-foo`),
+/// else the first container's short id.
+fn name_of_group(inside: &[&FoundContainer]) -> String {
+    let parents: BTreeSet<&str> =
+        inside.iter().filter_map(|container| container.path.rsplit_once('/').map(|(parent, _)| parent)).collect();
+    let told = parents.first().filter(|_| parents.len() == 1).map(|parent| parent.rsplit('/').next().unwrap_or(""));
+    match told {
+        Some(name) if !matches!(name, "" | "docker" | "system.slice" | "machine.slice" | "libpod_parent") => {
+            name.trim_end_matches(".slice").to_owned()
+        }
+        _ => inside.first().map(|container| short(&container.id)).unwrap_or_default(),
+    }
+}
+
+fn short(id: &str) -> String {
+    id.chars().take(SHORT_ID).collect()
+}
+
+fn group(
+    key: SandboxKey,
+    inside: &[&FoundContainer],
+    identity: Option<&PodIdentity>,
+    known: &Knowledge<'_>,
+) -> Sandbox {
+    let facts: Vec<Option<ProcessFacts>> = inside.iter().map(|found| found.pid.and_then(known.process)).collect();
+    let pause = pause(inside, &facts, identity);
+    let containers: Vec<Container> = inside
+        .iter()
+        .zip(&facts)
+        .enumerate()
+        .map(|(at, (found, facts))| {
+            let kind = if pause == Some(at) { ContainerKind::Pause } else { ContainerKind::Application };
+            container(found, facts.as_ref(), kind, identity, known)
+        })
+        .collect();
+    let netns = facts.iter().flatten().find_map(|facts| facts.namespace("net"));
+    let host_network = netns.is_some() && netns == known.node_netns;
+    let addresses = match netns {
+        Some(netns) if !host_network => (known.addresses)(netns).into_iter().collect(),
+        _ => Vec::new(),
+    };
+    let identity = identity.cloned().unwrap_or_default();
+    Sandbox {
+        key,
+        uid: String::new(),
+        namespace: identity.namespace,
+        name: identity.name,
+        sandbox_id: pause.map(|at| inside[at].id.clone()).unwrap_or_default(),
+        qos: None,
+        runtime: inside.iter().map(|found| found.runtime).find(|found| *found != Runtime::Unknown).unwrap_or_default(),
+        cgroup: None,
+        cgroup_id: 0,
+        netns,
+        host_network,
+        addresses,
+        workload_kind: identity.workload_kind,
+        workload: identity.workload,
+        phase: identity.phase,
+        runtime_class: identity.runtime_class,
+        containers,
+        attach_points: Vec::new(),
+        alive: true,
+    }
+}
+
+/// The container that only holds the namespaces. Its process says so by its name; else it is the one that the pod's
+/// own list of containers does not have, if it came first.
+fn pause(inside: &[&FoundContainer], facts: &[Option<ProcessFacts>], identity: Option<&PodIdentity>) -> Option<usize> {
+    if let Some(at) = facts.iter().position(|facts| facts.as_ref().is_some_and(|facts| facts.name == "pause")) {
+        return Some(at);
+    }
+    let listed = &identity?.containers;
+    let mut unlisted = (0..inside.len()).filter(|at| !listed.contains_key(&inside[*at].id));
+    let candidate = unlisted.next().filter(|_| unlisted.next().is_none())?;
+    let started = |at: usize| facts[at].as_ref().and_then(|facts| facts.started);
+    let first = started(candidate)?;
+    let came_first = (0..inside.len()).filter_map(started).all(|other| other >= first);
+    (inside.len() > 1 && came_first).then_some(candidate)
+}
+
+fn container(
+    found: &FoundContainer,
+    facts: Option<&ProcessFacts>,
+    kind: ContainerKind,
+    identity: Option<&PodIdentity>,
+    known: &Knowledge<'_>,
+) -> Container {
+    let told = identity.and_then(|identity| identity.containers.get(&found.id));
+    let has_v2 = (known.attach_point)(&found.path, found.inode).is_some();
+    Container {
+        id: found.id.clone(),
+        name: told.map_or_else(|| short(&found.id), |(name, _)| name.clone()),
+        image: told.map(|(_, image)| image.clone()).unwrap_or_default(),
+        kind,
+        cgroup: found.path.clone(),
+        cgroup_id: if has_v2 { found.inode } else { 0 },
+        nested_cgroup_ids: if has_v2 { found.nested.clone() } else { Vec::new() },
+        pid: found.pid,
+        started: facts.and_then(|facts| facts.started),
+        namespaces: facts.map(|facts| facts.namespaces.clone()).unwrap_or_default(),
+        alive: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashMap,
+        path::PathBuf,
+        time::{Duration, SystemTime},
+    };
+
+    use super::*;
+    use crate::sandbox::{model::QosClass, scan::FoundPod};
+
+    const NODE: u64 = 1;
+
+    fn found(id: char, parent: &str, pid: i32, pod: bool) -> FoundContainer {
+        let id = String::from(id).repeat(64);
+        FoundContainer {
+            path: format!("{parent}/{id}"),
+            inode: u64::try_from(pid).unwrap() + 100,
+            id,
+            runtime: Runtime::Unknown,
+            pod: pod.then(|| parent.to_owned()),
+            nested: vec![],
+            pid: Some(pid),
+        }
+    }
+
+    /// Process 10 to 19 are in namespace 1 (the node's), 20 to 29 in 2, and so on.
+    fn process(pid: i32) -> Option<ProcessFacts> {
+        let name = if pid % 10 == 9 { "pause" } else { "app" };
+        let netns = u64::try_from(pid / 10).unwrap();
+        Some(ProcessFacts {
+            pid,
+            name: name.into(),
+            started: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(pid).unwrap())),
+            namespaces: vec![("net".into(), netns)],
+        })
+    }
+
+    fn run(found: &Found, pods: &PodIndex) -> Vec<Sandbox> {
+        assemble(
+            found,
+            &Knowledge {
+                process: &process,
+                addresses: &|netns| BTreeSet::from([IpAddr::from([10, 0, 0, u8::try_from(netns).unwrap()])]),
+                pods,
+                node_netns: Some(NODE),
+                attach_point: &|path, inode| Some(AttachPoint { cgroup_id: inode, path: PathBuf::from(path) }),
+            },
+        )
+    }
+
+    #[test]
+    fn a_pod_has_its_names_and_its_pause() {
+        let path = "/kubepods/podu";
+        let tree = Found {
+            pods: vec![FoundPod { path: path.into(), inode: 7, uid: "u".into(), qos: QosClass::Guaranteed }],
+            containers: vec![found('a', path, 21, true), found('b', path, 29, true), found('c', path, 22, true)],
+            parents: vec![],
+        };
+        let names = HashMap::from([("a".repeat(64), ("app".to_owned(), "img".to_owned()))]);
+        let identity =
+            PodIdentity { name: "web".into(), namespace: "shop".into(), containers: names, ..Default::default() };
+        let sandboxes = run(&tree, &HashMap::from([("u".to_owned(), identity)]));
+        let [sandbox] = &sandboxes[..] else { panic!("{sandboxes:?}") };
+        assert_eq!((sandbox.namespace.as_str(), sandbox.name.as_str(), sandbox.cgroup_id), ("shop", "web", 7));
+        assert_eq!(sandbox.sandbox_id, "b".repeat(64));
+        let names: Vec<_> = sandbox.containers.iter().map(|c| (c.name.as_str(), c.kind)).collect();
+        let (app, pause) = (ContainerKind::Application, ContainerKind::Pause);
+        assert_eq!(names, [("app", app), ("bbbbbbbbbbbb", pause), ("cccccccccccc", app)]);
+        assert_eq!(sandbox.attach_points.len(), 1);
+        assert_eq!(sandbox.addresses, [IpAddr::from([10, 0, 0, 2])]);
+    }
+
+    #[test]
+    fn the_container_that_no_list_has_and_that_came_first_is_pause() {
+        let path = "/kubepods/podu";
+        let tree = Found {
+            pods: vec![FoundPod { path: path.into(), inode: 7, uid: "u".into(), qos: QosClass::Guaranteed }],
+            containers: vec![found('a', path, 22, true), found('b', path, 21, true)],
+            parents: vec![],
+        };
+        let listed = |id: char| PodIdentity {
+            containers: HashMap::from([(String::from(id).repeat(64), ("app".to_owned(), String::new()))]),
+            ..Default::default()
+        };
+        let first = &run(&tree, &HashMap::from([("u".to_owned(), listed('a'))]))[0];
+        assert_eq!(first.sandbox_id, "b".repeat(64));
+        let late = &run(&tree, &HashMap::from([("u".to_owned(), listed('b'))]))[0];
+        assert_eq!(late.sandbox_id, "", "a container newer than the list is no pause");
+    }
+
+    #[test]
+    fn containers_made_by_hand_are_a_pod_when_they_share_a_network_namespace() {
+        let tree = Found {
+            containers: vec![
+                found('a', "/pod-foo", 21, false),
+                found('b', "/pod-foo", 22, false),
+                found('c', "/docker", 31, false),
+                found('d', "/docker", 11, false),
+                found('e', "/docker", 12, false),
+            ],
+            ..Found::default()
+        };
+        let sandboxes = run(&tree, &PodIndex::new());
+        let facts: Vec<_> = sandboxes
+            .iter()
+            .map(|s| (s.name.as_str(), s.containers.len(), s.attach_points.len(), s.host_network))
+            .collect();
+        assert_eq!(
+            facts,
+            [
+                ("dddddddddddd", 1, 1, true),
+                ("eeeeeeeeeeee", 1, 1, true),
+                ("pod-foo", 2, 2, false),
+                ("cccccccccccc", 1, 1, false)
+            ]
+        );
+    }
+}
