@@ -19,9 +19,7 @@ pub fn init(options: LogOptions) -> anyhow::Result<()> {
             let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
             registry.with(fmt::layer().with_writer(io::stderr).with_ansi(colours)).try_init()
         }
-        LogFormat::Json => {
-            registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
-        }
+        LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init(),
     }
     .context("cannot set up the log: this process has one already")
 }

@@ -30,5 +30,9 @@ pub enum Output {
 /// # Errors
 /// Always: this is not built yet.
 pub(super) fn run(options: &PodsOptions) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`observer pods` is not built yet ({:?}; would look at {})", options.output, options.paths.cgroupfs.display())
+    anyhow::bail!(
+        "`observer pods` is not built yet ({:?}; would look at {})",
+        options.output,
+        options.paths.cgroupfs.display()
+    )
 }

@@ -56,8 +56,8 @@ pub enum ConfigError {
 /// # Errors
 /// See [`ConfigError`]: unreadable, not TOML, an unknown key, a value of the wrong type or out of range.
 pub fn arguments(path: &Path, command: &Command) -> Result<Vec<OsString>, ConfigError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
+    let text =
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
     parse(&text, &path.display().to_string(), command)
 }
 

@@ -8,9 +8,8 @@ const RESERVED_PATHS: [&str; 3] = ["/", "/healthz", "/readyz"];
 /// Parses `IP:PORT`, `[IPv6]:PORT` or `:PORT`.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
-    full.parse().map_err(|_| {
-        "not an IP address with a port; write it like 127.0.0.1:10836, [::1]:10836 or :10836".to_owned()
-    })
+    full.parse()
+        .map_err(|_| "not an IP address with a port; write it like 127.0.0.1:10836, [::1]:10836 or :10836".to_owned())
 }
 
 /// Parses the path of the metrics: absolute, plain characters, not one that the web side needs for itself.
@@ -20,7 +19,10 @@ pub(super) fn telemetry_path(text: &str) -> Result<String, String> {
         return Err("must begin with / and have only letters, digits and / - _ . ~, like /metrics".to_owned());
     }
     if RESERVED_PATHS.contains(&text) {
-        return Err(format!("{} are taken by the agent itself; choose another, like /metrics", RESERVED_PATHS.join(", ")));
+        return Err(format!(
+            "{} are taken by the agent itself; choose another, like /metrics",
+            RESERVED_PATHS.join(", ")
+        ));
     }
     Ok(text.to_owned())
 }

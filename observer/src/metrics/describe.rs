@@ -37,11 +37,18 @@ pub fn markdown() -> String {
     for row in ALL {
         if row.chapter != chapter {
             chapter = row.chapter;
-            let _ = write!(out, "\n## {chapter}\n\n| family | type | unit | labels | meaning |\n|---|---|---|---|---|\n");
+            let _ =
+                write!(out, "\n## {chapter}\n\n| family | type | unit | labels | meaning |\n|---|---|---|---|---|\n");
         }
         let labels = row.labels.iter().map(|l| format!("`{l}`")).collect::<Vec<_>>().join(", ");
         let help = row.help.replace('|', "\\|");
-        let _ = writeln!(out, "| `{}` | {} | {} | {labels} | {help} |", row.name, row.family_type.as_str(), row.unit.as_str());
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {} | {labels} | {help} |",
+            row.name,
+            row.family_type.as_str(),
+            row.unit.as_str()
+        );
     }
     out
 }

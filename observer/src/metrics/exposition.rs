@@ -151,9 +151,7 @@ fn push_number(out: &mut String, value: Value) {
     // Writing to a String cannot fail.
     let _ = match value {
         Value::Whole(number) => write!(out, "{number}"),
-        Value::Float(number) if number.is_infinite() => {
-            out.write_str(if number > 0.0 { "+Inf" } else { "-Inf" })
-        }
+        Value::Float(number) if number.is_infinite() => out.write_str(if number > 0.0 { "+Inf" } else { "-Inf" }),
         Value::Float(number) => write!(out, "{number}"),
     };
 }
@@ -211,7 +209,8 @@ mod tests {
         out.family(&catalogue::AGENT_SCRAPE_DURATION).histogram([], &histogram);
         let text = text(&out);
         let name = catalogue::AGENT_SCRAPE_DURATION.name;
-        for line in ["_bucket{le=\"0.1\"} 1", "_bucket{le=\"1\"} 2", "_bucket{le=\"+Inf\"} 3", "_sum 5.55", "_count 3"] {
+        for line in ["_bucket{le=\"0.1\"} 1", "_bucket{le=\"1\"} 2", "_bucket{le=\"+Inf\"} 3", "_sum 5.55", "_count 3"]
+        {
             assert!(text.contains(&format!("\n{name}{line}\n")), "{line} not in {text}");
         }
     }
@@ -229,8 +228,20 @@ mod tests {
             for (pod, port) in &names {
                 family.sample(
                     [
-                        "payments", pod, "app", "transmit", "tcp", "pod", "", "database", "", "StatefulSet", "postgres",
-                        "", port, "client",
+                        "payments",
+                        pod,
+                        "app",
+                        "transmit",
+                        "tcp",
+                        "pod",
+                        "",
+                        "database",
+                        "",
+                        "StatefulSet",
+                        "postgres",
+                        "",
+                        port,
+                        "client",
                     ],
                     123_456_789u64,
                 );

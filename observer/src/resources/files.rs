@@ -1,13 +1,17 @@
 //! Files that stay open: opening a cgroup file costs ten times what reading it does.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, ErrorKind},
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 /// The most that is read of one file; cgroup files are a few kilobytes.
 const MAX_BYTES: usize = 1 << 20;
@@ -36,9 +40,9 @@ impl Slot {
     /// A held file of a cgroup that was removed and made again under the same name is opened anew.
     pub(super) fn read(
         &mut self,
-        path: impl Fn() -> std::path::PathBuf,
+        path: impl Fn() -> PathBuf,
         allowance: &mut Allowance,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
     ) -> io::Result<bool> {
         match self {
             Self::Absent(0) => *self = Self::Closed,
@@ -46,13 +50,13 @@ impl Slot {
                 *left -= 1;
                 return Ok(false);
             }
-            Self::Open(file) => match read_all(file, buffer) {
+            Self::Open(file) => match buffer.read_all(file) {
                 Ok(()) => return Ok(true),
                 Err(_) => self.close(allowance),
             },
             Self::Closed => {}
         }
-        let opened = File::open(path()).and_then(|file| read_all(&file, buffer).map(|()| file));
+        let opened = File::open(path()).and_then(|file| buffer.read_all(&file).map(|()| file));
         match opened {
             Ok(file) => {
                 if allowance.0 > 0 {
@@ -78,8 +82,8 @@ impl Slot {
 }
 
 /// Reads a file of any length, once, without keeping it; the same answers as [`Slot::read`].
-pub(super) fn read_once(path: &Path, buffer: &mut Vec<u8>) -> io::Result<bool> {
-    match File::open(path).and_then(|file| read_all(&file, buffer)) {
+pub(super) fn read_once(path: &Path, buffer: &mut Buffer) -> io::Result<bool> {
+    match File::open(path).and_then(|file| buffer.read_all(&file)) {
         Ok(()) => Ok(true),
         Err(error) if is_absent(&error) => Ok(false),
         Err(error) => Err(error),
@@ -93,27 +97,57 @@ fn is_absent(error: &io::Error) -> bool {
         || matches!(Errno::from_io_error(error), Some(Errno::NODEV | Errno::OPNOTSUPP | Errno::NOTDIR))
 }
 
-fn read_all(file: &File, buffer: &mut Vec<u8>) -> io::Result<()> {
-    let mut length = 0;
-    loop {
-        if buffer.len() < length + 4096 {
-            buffer.resize(length + 8192, 0);
-        }
-        match file.read_at(&mut buffer[length..], length as u64) {
-            Ok(0) => break,
-            Ok(n) => {
-                length += n;
-                // A kernel file ends short of the caller's buffer only at its end or when its own page is nearly full.
-                if n < 2048 || length >= MAX_BYTES {
-                    break;
-                }
+/// Room for one file, used again and again without being cleared.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    room: Vec<u8>,
+    length: usize,
+}
+
+impl Buffer {
+    /// What was read last.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.room[..self.length]
+    }
+
+    /// The same as text; what is not UTF-8 is replaced.
+    pub(super) fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.bytes())
+    }
+
+    fn read_all(&mut self, file: &File) -> io::Result<()> {
+        self.length = 0;
+        loop {
+            if self.room.len() < self.length + 4096 {
+                self.room.resize(self.length + 8192, 0);
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            match file.read_at(&mut self.room[self.length..], self.length as u64) {
+                Ok(0) => return Ok(()),
+                Ok(n) => {
+                    self.length += n;
+                    // The kernel stops short of this room only at the file's end or when its own page is nearly full.
+                    if n < 2048 || self.length >= MAX_BYTES {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
-    buffer.truncate(length);
-    Ok(())
+}
+
+/// Lets this process have as many files open as its hard limit allows, at most 65,536 (setrlimit(2)). Returns how
+/// many that are. When the limit cannot be raised the old one stays: files are then opened for each reading.
+pub fn raise_file_limit() -> u64 {
+    const ENOUGH: u64 = 65_536;
+    let limit = getrlimit(Resource::Nofile);
+    let (soft, hard) = (limit.current.unwrap_or(ENOUGH), limit.maximum.unwrap_or(ENOUGH));
+    let wanted = hard.min(ENOUGH);
+    if soft < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).is_ok() {
+        return wanted;
+    }
+    soft
 }
 
 #[cfg(test)]
@@ -126,7 +160,7 @@ mod tests {
     fn files_come_go_and_come_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
-        let (mut slot, mut allowance, mut buffer) = (Slot::default(), Allowance(1), Vec::new());
+        let (mut slot, mut allowance, mut buffer) = (Slot::default(), Allowance(1), Buffer::default());
         let mut read = |slot: &mut Slot| slot.read(|| path.clone(), &mut allowance, &mut buffer).unwrap();
         assert!(!read(&mut slot));
         fs::write(&path, "1\n").unwrap();
@@ -135,18 +169,22 @@ mod tests {
         assert!(matches!(slot, Slot::Open(_)));
         slot.close(&mut allowance);
         assert_eq!(allowance.0, 1);
-        assert_eq!(buffer, b"1\n");
+        assert_eq!(buffer.text(), "1\n");
     }
 
     #[test]
     fn long_files_are_read_whole_and_huge_ones_are_cut() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::default();
         for (written, read) in [(0, 0), (4096, 4096), (100_000, 100_000), (3 << 20, MAX_BYTES)] {
             fs::write(&path, vec![b'x'; written]).unwrap();
             assert!(read_once(&path, &mut buffer).unwrap());
-            assert!(buffer.len() >= read && buffer.len() < read + 16384, "{written}: {}", buffer.len());
+            assert!(
+                buffer.bytes().len() >= read && buffer.bytes().len() < read + 16384,
+                "{written}: {}",
+                buffer.bytes().len()
+            );
         }
         assert!(!read_once(&directory.path().join("none"), &mut buffer).unwrap());
     }
@@ -157,7 +195,7 @@ mod tests {
         let path = directory.path().join("f");
         fs::write(&path, "1\n").unwrap();
         let mut slot = Slot::default();
-        assert!(slot.read(|| path.clone(), &mut Allowance(0), &mut Vec::new()).unwrap());
+        assert!(slot.read(|| path.clone(), &mut Allowance(0), &mut Buffer::default()).unwrap());
         assert!(matches!(slot, Slot::Closed));
     }
 }

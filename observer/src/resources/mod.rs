@@ -11,6 +11,7 @@ mod roots;
 mod usage;
 
 pub use facts::{Facts, Source};
+pub use files::raise_file_limit;
 pub use reader::{ContainerUsage, Reader, Reading};
 pub use roots::CgroupRoots;
 pub use usage::{Quota, Usage};

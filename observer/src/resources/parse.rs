@@ -1,13 +1,18 @@
 //! Parsers of cgroup files. Pure; what is not there or not a number is `None`, never 0, never a panic.
 
+/// The one line of a file; `None` when its end is missing, for then a number may be cut short.
+fn line(text: &str) -> Option<&str> {
+    text.strip_suffix('\n').map(str::trim)
+}
+
 /// A file with one number, such as `memory.current`. `max` is no number: see [`limit`].
 pub(super) fn number(text: &str) -> Option<u64> {
-    text.trim().parse().ok()
+    line(text)?.parse().ok()
 }
 
 /// A file with one signed number, such as `cpu.cfs_quota_us` (-1 means none).
 pub(super) fn signed(text: &str) -> Option<i64> {
-    text.trim().parse().ok()
+    line(text)?.parse().ok()
 }
 
 /// The lines `key value` of a flat-keyed file (`cpu.stat`, `memory.stat`, `cpuacct.stat`), broken ones left out.
@@ -23,12 +28,12 @@ pub(super) fn flat_keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
 
 /// `cpu.max`: `QUOTA PERIOD` in microseconds; the quota is `None` for `max`.
 pub(super) fn cpu_max(text: &str) -> Option<(Option<u64>, u64)> {
-    let mut words = text.split_whitespace();
-    let quota = match words.next()? {
+    let (quota, period) = line(text)?.split_once(' ')?;
+    let quota = match quota {
         "max" => None,
         number => Some(number.parse().ok()?),
     };
-    Some((quota, words.next()?.parse().ok()?))
+    Some((quota, period.parse().ok()?))
 }
 
 /// A limit in bytes, `None` for "no limit": `max` in v2, in v1 a number near 2^63 (anything above 2^62).
@@ -48,7 +53,7 @@ mod tests {
     #[test]
     fn numbers() {
         assert_eq!(number("4096\n"), Some(4096));
-        for bad in ["", "\n", "max\n", "-1\n", "1.5", "99999999999999999999999", "0x10", "1 2"] {
+        for bad in ["", "\n", "max\n", "-1\n", "1.5\n", "99999999999999999999999\n", "0x10\n", "1 2\n", "12"] {
             assert_eq!(number(bad), None, "{bad:?}");
         }
         assert_eq!(signed("-1\n"), Some(-1));
@@ -67,8 +72,9 @@ mod tests {
     fn quotas_and_limits() {
         assert_eq!(cpu_max("max 100000\n"), Some((None, 100_000)));
         assert_eq!(cpu_max("50000 100000\n"), Some((Some(50_000), 100_000)));
-        assert_eq!(cpu_max("50000"), None);
-        assert_eq!(cpu_max(""), None);
+        for bad in ["50000\n", "", "50000 1000", "max max\n", "1 2 3\n", "\n"] {
+            assert_eq!(cpu_max(bad), None, "{bad:?}");
+        }
         assert_eq!(limit("max\n"), None);
         assert_eq!(limit("9223372036854771712\n"), None);
         assert_eq!(limit("134217728\n"), Some(134_217_728));

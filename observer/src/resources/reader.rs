@@ -10,7 +10,7 @@ use std::{
 use super::{
     CgroupRoots, Facts, Usage,
     facts::{FILES, Hierarchy},
-    files::{Allowance, Slot, read_once},
+    files::{Allowance, Buffer, Slot, read_once},
     parse,
 };
 use crate::{
@@ -30,7 +30,7 @@ pub struct Reader {
     allowance: Allowance,
     containers: HashMap<String, Held>,
     round: u64,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ impl Reader {
             allowance: Allowance(usize::try_from(open / 2).unwrap_or(0)),
             containers: HashMap::new(),
             round: 0,
-            buffer: Vec::new(),
+            buffer: Buffer::default(),
         }
     }
 
@@ -128,7 +128,7 @@ impl Reader {
             match slot.read(path, allowance, buffer) {
                 Ok(true) => {
                     seen.push(source);
-                    facts.add(source, &String::from_utf8_lossy(buffer), self.ticks_per_second);
+                    facts.add(source, &buffer.text(), self.ticks_per_second);
                 }
                 Ok(false) => {}
                 Err(error) => note(trouble, &path(), &error),
@@ -138,7 +138,7 @@ impl Reader {
             let directory = below(root, &container.cgroup);
             let path = || directory.join("cgroup.procs");
             match held.processes.read(path, allowance, buffer) {
-                Ok(true) => facts.processes = Some(parse::lines(buffer)),
+                Ok(true) => facts.processes = Some(parse::lines(buffer.bytes())),
                 Ok(false) => {}
                 Err(error) => note(trouble, &path(), &error),
             }
@@ -170,7 +170,7 @@ fn below(root: &Path, cgroup: &str) -> PathBuf {
 }
 
 /// Processes in the cgroups below `directory`: `cgroup.procs` lists only the cgroup's own.
-fn processes_below(directory: &Path, depth: usize, buffer: &mut Vec<u8>) -> u64 {
+fn processes_below(directory: &Path, depth: usize, buffer: &mut Buffer) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
     if depth == 0 {
         return 0;
@@ -178,7 +178,7 @@ fn processes_below(directory: &Path, depth: usize, buffer: &mut Vec<u8>) -> u64 
     let mut count = 0;
     for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
         if let Ok(true) = read_once(&entry.path().join("cgroup.procs"), buffer) {
-            count += parse::lines(buffer);
+            count += parse::lines(buffer.bytes());
         }
         count += processes_below(&entry.path(), depth - 1, buffer);
     }

@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_quota_shows_its_limit() {
-        let usage = Usage { quota: Some(Quota { cores: 0.5, periods: Some(3), ..Quota::default() }), ..Usage::default() };
+        let usage =
+            Usage { quota: Some(Quota { cores: 0.5, periods: Some(3), ..Quota::default() }), ..Usage::default() };
         let usages = [ContainerUsage { namespace: "n", pod: "p", container: "c", started: None, usage }];
         let mut out = Exposition::default();
         write(&usages, &mut out);
