@@ -44,10 +44,10 @@ pub enum Command {
 Examples:
   observer run --web.listen-address 127.0.0.1:10836
   observer run --config /etc/observer.toml --log.level debug
-  observer run --path.procfs /host/proc --path.cgroupfs /host/cgroup      in a container
+  observer run --path.procfs /host/proc --path.cgroupfs /host/cgroup
 
-Needs root, or the capabilities BPF, PERFMON, NET_ADMIN and SYS_PTRACE. The kernel goes on counting when the
-agent stops; `observer uninstall` ends that.")]
+Needs root, or the capabilities that `observer check` lists.
+The kernel goes on counting when the agent stops; `observer uninstall` ends that.")]
     Run(Box<RunOptions>),
     /// Show what this kernel and these permissions allow; status 1 when the main job cannot run.
     Check(check::CheckOptions),
@@ -64,7 +64,7 @@ agent stops; `observer uninstall` ends that.")]
 /// # Errors
 /// What the subcommand could not do, the configuration file's errors included. Errors of the command line
 /// itself are printed by clap, which exits with status 2.
-pub fn main(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
+pub fn main(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     match parse(arguments)?.command {
         Command::Run(options) => run::run(*options),
         Command::Check(options) => check::run(&options),
@@ -75,8 +75,8 @@ pub fn main(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
 }
 
 /// Parses the command line; with `run --config FILE` a second time, the file's options before its own.
-fn parse(arguments: Vec<OsString>) -> anyhow::Result<Cli> {
-    let cli = Cli::parse_from(&arguments);
+fn parse(arguments: &[OsString]) -> anyhow::Result<Cli> {
+    let cli = Cli::parse_from(arguments);
     let Command::Run(options) = &cli.command else { return Ok(cli) };
     let Some(path) = &options.config else { return Ok(cli) };
     let mut root = Cli::command();
@@ -104,7 +104,7 @@ mod tests {
         std::fs::write(&file, "[traffic]\nedges = 20\n[web]\ntelemetry-path = \"/m\"\n").unwrap();
         let line: Vec<OsString> =
             ["observer", "run", "--traffic.edges=30", "--traffic.edges=40", "--config"].map(Into::into).to_vec();
-        let cli = parse([line, vec![file.into()]].concat()).unwrap();
+        let cli = parse(&[line, vec![file.into()]].concat()).unwrap();
         let Command::Run(options) = cli.command else { panic!("not run") };
         assert_eq!((options.traffic_edges, options.web.telemetry_path.as_str()), (40, "/m"));
     }

@@ -21,6 +21,12 @@ pub const DEFAULT_EDGES: u32 = 32_768;
 #[derive(Debug, Clone, Args)]
 #[command(args_override_self = true)]
 pub struct RunOptions {
+    /// A TOML file with any of these options; what the command line says wins.
+    ///
+    /// A key is a flag's name without the dashes. Dotted names nest: `[web]` with `listen-address = "…"` is
+    /// `--web.listen-address`.
+    #[arg(long = "config", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where the web side listens and what it serves.
     #[command(flatten)]
     pub web: WebOptions,
@@ -33,7 +39,7 @@ pub struct RunOptions {
     /// A kubelet `/pods` document that names pods.
     ///
     /// For machines without an orchestrator: sandboxes are found from the cgroup tree as always, this file only
-    /// tells their names. It is read again when it changes.
+    /// tells their names.
     #[arg(long = "pods.file", value_name = "FILE", help_heading = "Pods")]
     pub pods_file: Option<PathBuf>,
     /// The name of this node [default: $NODE_NAME, then the host's name].
@@ -42,18 +48,12 @@ pub struct RunOptions {
     /// How many edges (container, peer, port, protocol) are counted one by one; 16 to 1048576.
     ///
     /// What finds no place is counted all the same, folded into one series for each container with
-    /// peer_kind="other". An edge costs about 100 bytes of locked kernel memory and 32 more for each CPU.
+    /// peer_kind="other".
     #[arg(
         long = "traffic.edges", value_name = "N", default_value_t = DEFAULT_EDGES, help_heading = "Traffic",
         value_parser = clap::value_parser!(u32).range(16..=1_048_576)
     )]
     pub traffic_edges: u32,
-    /// A TOML file with any of these options; what the command line says wins.
-    ///
-    /// A key is a flag's name without the dashes. Dotted names nest: `[web]` with `listen-address = "…"` is
-    /// `--web.listen-address`.
-    #[arg(long = "config", value_name = "FILE")]
-    pub config: Option<PathBuf>,
 }
 
 impl RunOptions {

@@ -43,7 +43,7 @@ pub(super) enum Hierarchy {
     V1(&'static str),
 }
 
-/// All files. For a source that is there twice, the first file that exists tells.
+/// All files, in the order in which they are read: [`Facts::needs`] decides by what was read before.
 pub(super) const FILES: [(Source, Hierarchy, &str); 17] = [
     (Source::CpuStat, Hierarchy::V2, "cpu.stat"),
     (Source::CpuMax, Hierarchy::V2, "cpu.max"),
@@ -54,8 +54,8 @@ pub(super) const FILES: [(Source, Hierarchy, &str); 17] = [
     (Source::MemoryLimit, Hierarchy::V2, "memory.max"),
     (Source::Pids, Hierarchy::V2, "pids.current"),
     (Source::V1CpuacctStat, Hierarchy::V1("cpuacct"), "cpuacct.stat"),
-    (Source::V1CpuStat, Hierarchy::V1("cpu"), "cpu.stat"),
     (Source::V1CpuQuota, Hierarchy::V1("cpu"), "cpu.cfs_quota_us"),
+    (Source::V1CpuStat, Hierarchy::V1("cpu"), "cpu.stat"),
     (Source::V1CpuPeriod, Hierarchy::V1("cpu"), "cpu.cfs_period_us"),
     (Source::MemoryUsage, Hierarchy::V1("memory"), "memory.usage_in_bytes"),
     (Source::V1MemoryStat, Hierarchy::V1("memory"), "memory.stat"),
@@ -119,6 +119,20 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// False when a file would tell nothing new: the other tree told already, or there is no quota to tell about.
+    pub(super) fn needs(&self, source: Source) -> bool {
+        match source {
+            Source::V1CpuacctStat => self.cpu.usage.is_none_or(|usage| usage == 0),
+            Source::V1CpuStat | Source::V1CpuPeriod => self.v1_quota.is_some_and(|quota| quota > 0),
+            Source::V1CpuQuota => self.cpu_max.is_none(),
+            Source::MemoryUsage => self.usage.is_none(),
+            Source::MemoryPeak => self.peak.is_none(),
+            Source::MemoryLimit => self.limit.is_none(),
+            Source::Pids => self.tasks.is_none(),
+            _ => true,
+        }
+    }
+
     /// Adds what a file says. `ticks_per_second` is the unit of v1's `cpuacct.stat` (`sysconf(_SC_CLK_TCK)`).
     pub fn add(&mut self, source: Source, text: &str, ticks_per_second: u64) {
         match source {

@@ -8,6 +8,8 @@ mod files;
 mod parse;
 mod reader;
 mod roots;
+#[cfg(test)]
+pub(crate) mod testing;
 mod usage;
 
 pub use facts::{Facts, Source};

@@ -114,9 +114,8 @@ impl Reader {
         let mut facts = Facts::default();
         let Some(held) = self.containers.get_mut(&container.cgroup) else { return facts };
         held.round = self.round;
-        let mut seen = Vec::with_capacity(FILES.len());
         for (slot, (source, hierarchy, name)) in held.slots.iter_mut().zip(FILES) {
-            if seen.contains(&source) {
+            if !facts.needs(source) {
                 continue;
             }
             let root = match hierarchy {
@@ -126,10 +125,7 @@ impl Reader {
             let Some(root) = root else { continue };
             let path = || below(root, &container.cgroup).join(name);
             match slot.read(path, allowance, buffer) {
-                Ok(true) => {
-                    seen.push(source);
-                    facts.add(source, &buffer.text(), self.ticks_per_second);
-                }
+                Ok(true) => facts.add(source, &buffer.text(), self.ticks_per_second),
                 Ok(false) => {}
                 Err(error) => note(trouble, &path(), &error),
             }

@@ -1,50 +1,7 @@
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::*;
-use crate::sandbox::{QosClass, Runtime, Sandbox, SandboxKey};
-
-fn container(name: &str, cgroup: &str) -> Container {
-    Container {
-        id: name.into(),
-        name: name.into(),
-        image: String::new(),
-        kind: ContainerKind::Application,
-        cgroup: cgroup.into(),
-        cgroup_id: 0,
-        nested_cgroup_ids: vec![],
-        pid: None,
-        started: None,
-        namespaces: vec![],
-        alive: true,
-    }
-}
-
-fn snapshot(pods: Vec<(&str, Vec<Container>)>) -> Snapshot {
-    let sandbox = |(name, containers): (&str, Vec<Container>)| {
-        Arc::new(Sandbox {
-            key: SandboxKey(name.into()),
-            uid: String::new(),
-            namespace: "n".into(),
-            name: name.into(),
-            sandbox_id: String::new(),
-            qos: Some(QosClass::Burstable),
-            runtime: Runtime::Unknown,
-            cgroup: None,
-            cgroup_id: 0,
-            netns: None,
-            host_network: false,
-            addresses: vec![],
-            workload_kind: String::new(),
-            workload: String::new(),
-            phase: String::new(),
-            runtime_class: String::new(),
-            containers,
-            attach_points: vec![],
-            alive: true,
-        })
-    };
-    Snapshot::new(pods.into_iter().map(sandbox).collect(), HashSet::new(), String::new())
-}
+use crate::resources::testing::{container, snapshot};
 
 fn write(root: &Path, path: &str, text: &str) {
     let path = root.join(path);

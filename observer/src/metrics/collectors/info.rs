@@ -73,3 +73,27 @@ fn sandbox(sandbox: &Sandbox, out: &mut Exposition) {
         1u64,
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::testing::{container, snapshot};
+
+    #[test]
+    fn a_pod_is_there_once_and_pause_does_not_count() {
+        let mut pause = container("POD", "/p/pause");
+        pause.kind = ContainerKind::Pause;
+        let pods = vec![("p", vec![pause, container("a", "/p/a")]), ("p", vec![container("a", "/q/a")])];
+        let mut out = Exposition::default();
+        InfoCollector.collect(&snapshot(pods), &mut out).unwrap();
+        let text = String::from_utf8(out.to_text()).unwrap();
+        assert!(text.contains("observer_agent_pods 2\n") && text.contains("observer_agent_containers 2\n"), "{text}");
+        let pod = "observer_pod_info{namespace=\"n\",pod=\"p\",uid=\"\",pod_ip=\"\",node=\"\",\
+            qos_class=\"Burstable\",host_network=\"false\",workload_kind=\"\",workload=\"\",runtime_class=\"\",\
+            phase=\"\"} 1\n";
+        assert_eq!(text.matches(pod).count(), 1, "{text}");
+        let sandbox = "observer_sandbox_info{namespace=\"n\",pod=\"p\",sandbox_id=\"\",runtime=\"\",\
+            network_namespace=\"\",attached=\"none\"} 1\n";
+        assert_eq!(text.matches(sandbox).count(), 1, "{text}");
+    }
+}

@@ -3,7 +3,7 @@
 mod agent;
 mod info;
 mod process;
-mod resources;
+pub(in crate::metrics) mod resources;
 
 pub use agent::AgentCollector;
 pub use info::InfoCollector;

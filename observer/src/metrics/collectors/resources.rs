@@ -49,7 +49,8 @@ impl Collect for ResourceCollector {
     }
 }
 
-fn write(usages: &[ContainerUsage<'_>], out: &mut Exposition) {
+/// Writes the samples of these usages.
+pub(in crate::metrics) fn write(usages: &[ContainerUsage<'_>], out: &mut Exposition) {
     for (family, field) in FIELDS {
         let mut family = out.family(family);
         usages.iter().for_each(|u| family.sample_if(names(u), field(&u.usage)));
