@@ -3,6 +3,7 @@
 //! Data flows one way: kernel maps and files are read (`kernel`, `sandbox`, `resources`), ids become
 //! identities (`identity`), counters become series (`traffic`, `metrics`), series are served (`http`).
 
+pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod http;

@@ -1,0 +1,27 @@
+//! `observer metrics`: the catalogue, for people and for `docs/metrics.md`.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Args;
+
+use crate::metrics::describe;
+
+/// Options of `observer metrics`.
+#[derive(Debug, Args)]
+pub struct MetricsOptions {
+    /// Print the Markdown that docs/metrics.md consists of.
+    #[arg(long)]
+    markdown: bool,
+}
+
+/// Prints the catalogue to standard output. A reader that goes away early (`| head`) is no error.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub(super) fn run(options: &MetricsOptions) -> anyhow::Result<ExitCode> {
+    let text = if options.markdown { describe::markdown() } else { describe::table() };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

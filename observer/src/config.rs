@@ -1,1 +1,0 @@
-//! What a run of the agent is told: flags and the configuration file.

@@ -1,0 +1,201 @@
+//! Files that stay open: opening a cgroup file costs ten times what reading it does.
+
+use std::{
+    borrow::Cow,
+    fs::File,
+    io::{self, ErrorKind},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+
+/// The most that is read of one file; cgroup files are a few kilobytes.
+const MAX_BYTES: usize = 1 << 20;
+/// A file that is not there is looked for again after so many readings.
+const LOOK_AGAIN: u8 = 16;
+
+/// How many more files may stay open.
+#[derive(Debug)]
+pub(super) struct Allowance(pub usize);
+
+/// One file of one container.
+#[derive(Debug, Default)]
+pub(super) enum Slot {
+    /// Not opened yet.
+    #[default]
+    Closed,
+    /// Open.
+    Open(File),
+    /// Not there; the number of readings until it is looked for again.
+    Absent(u8),
+}
+
+impl Slot {
+    /// Reads the whole file into `buffer`. `Ok(false)` when it does not exist or is gone with its cgroup.
+    ///
+    /// A held file of a cgroup that was removed and made again under the same name is opened anew.
+    pub(super) fn read(
+        &mut self,
+        path: impl Fn() -> PathBuf,
+        allowance: &mut Allowance,
+        buffer: &mut Buffer,
+    ) -> io::Result<bool> {
+        match self {
+            Self::Absent(0) => *self = Self::Closed,
+            Self::Absent(left) => {
+                *left -= 1;
+                return Ok(false);
+            }
+            Self::Open(file) => match buffer.read_all(file) {
+                Ok(()) => return Ok(true),
+                Err(_) => self.close(allowance),
+            },
+            Self::Closed => {}
+        }
+        let opened = File::open(path()).and_then(|file| buffer.read_all(&file).map(|()| file));
+        match opened {
+            Ok(file) => {
+                if allowance.0 > 0 {
+                    allowance.0 -= 1;
+                    *self = Self::Open(file);
+                }
+                Ok(true)
+            }
+            Err(error) if is_absent(&error) => {
+                *self = Self::Absent(LOOK_AGAIN);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the file back.
+    pub(super) fn close(&mut self, allowance: &mut Allowance) {
+        if let Self::Open(_) = std::mem::take(self) {
+            allowance.0 += 1;
+        }
+    }
+}
+
+/// Reads a file of any length, once, without keeping it; the same answers as [`Slot::read`].
+pub(super) fn read_once(path: &Path, buffer: &mut Buffer) -> io::Result<bool> {
+    match File::open(path).and_then(|file| buffer.read_all(&file)) {
+        Ok(()) => Ok(true),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// No such file, the cgroup was removed while its file is open (ENODEV), or the file does not apply to this kind
+/// of cgroup (EOPNOTSUPP, as for `cgroup.procs` of a threaded one).
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+        || matches!(Errno::from_io_error(error), Some(Errno::NODEV | Errno::OPNOTSUPP | Errno::NOTDIR))
+}
+
+/// Room for one file, used again and again without being cleared.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    room: Vec<u8>,
+    length: usize,
+}
+
+impl Buffer {
+    /// What was read last.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.room[..self.length]
+    }
+
+    /// The same as text; what is not UTF-8 is replaced.
+    pub(super) fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.bytes())
+    }
+
+    fn read_all(&mut self, file: &File) -> io::Result<()> {
+        self.length = 0;
+        loop {
+            if self.room.len() < self.length + 4096 {
+                self.room.resize(self.length + 8192, 0);
+            }
+            match file.read_at(&mut self.room[self.length..], self.length as u64) {
+                Ok(0) => return Ok(()),
+                Ok(n) => {
+                    self.length += n;
+                    // The kernel stops short of this room only at the file's end or when its own page is nearly full.
+                    if n < 2048 || self.length >= MAX_BYTES {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Lets this process have as many files open as its hard limit allows, at most 65,536 (setrlimit(2)). Returns how
+/// many that are. When the limit cannot be raised the old one stays: files are then opened for each reading.
+pub fn raise_file_limit() -> u64 {
+    const ENOUGH: u64 = 65_536;
+    let limit = getrlimit(Resource::Nofile);
+    let (soft, hard) = (limit.current.unwrap_or(ENOUGH), limit.maximum.unwrap_or(ENOUGH));
+    let wanted = hard.min(ENOUGH);
+    if soft < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).is_ok() {
+        return wanted;
+    }
+    soft
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn files_come_go_and_come_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        let (mut slot, mut allowance, mut buffer) = (Slot::default(), Allowance(1), Buffer::default());
+        let mut read = |slot: &mut Slot| slot.read(|| path.clone(), &mut allowance, &mut buffer).unwrap();
+        assert!(!read(&mut slot));
+        fs::write(&path, "1\n").unwrap();
+        assert!((0..LOOK_AGAIN).all(|_| !read(&mut slot)));
+        assert!(read(&mut slot));
+        assert!(matches!(slot, Slot::Open(_)));
+        slot.close(&mut allowance);
+        assert_eq!(allowance.0, 1);
+        assert_eq!(buffer.text(), "1\n");
+    }
+
+    #[test]
+    fn long_files_are_read_whole_and_huge_ones_are_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        let mut buffer = Buffer::default();
+        for (written, read) in [(0, 0), (4096, 4096), (100_000, 100_000), (3 << 20, MAX_BYTES)] {
+            fs::write(&path, vec![b'x'; written]).unwrap();
+            assert!(read_once(&path, &mut buffer).unwrap());
+            assert!(
+                buffer.bytes().len() >= read && buffer.bytes().len() < read + 16384,
+                "{written}: {}",
+                buffer.bytes().len()
+            );
+        }
+        assert!(!read_once(&directory.path().join("none"), &mut buffer).unwrap());
+    }
+
+    #[test]
+    fn without_allowance_files_are_read_but_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        fs::write(&path, "1\n").unwrap();
+        let mut slot = Slot::default();
+        assert!(slot.read(|| path.clone(), &mut Allowance(0), &mut Buffer::default()).unwrap());
+        assert!(matches!(slot, Slot::Closed));
+    }
+}

@@ -1,0 +1,152 @@
+use std::time::Duration;
+
+use super::*;
+use crate::resources::testing::{container, snapshot};
+
+fn write(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn hybrid(root: &Path) -> CgroupRoots {
+    let v1 = CgroupRoots::V1_CONTROLLERS.iter().map(|c| ((*c).to_owned(), root.join(c))).collect();
+    CgroupRoots { v2: Some(root.join("unified")), v1 }
+}
+
+#[test]
+fn a_hybrid_host_is_read_from_both_trees() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    write(root, "unified/p/a/cpu.stat", "usage_usec 3\nuser_usec 1\nsystem_usec 2\n");
+    write(root, "unified/p/a/cgroup.procs", "1\n2\n");
+    write(root, "memory/p/a/memory.usage_in_bytes", "4096\n");
+    write(root, "pids/p/a/pids.current", "5\n");
+    let mut pause = container("POD", "/p/pause");
+    pause.kind = ContainerKind::Pause;
+    let mut gone = container("gone", "/p/gone");
+    gone.alive = false;
+    let snapshot = snapshot(vec![("p", vec![pause, container("a", "/p/a"), gone])]);
+    let mut reader = Reader::new(hybrid(root));
+    let reading = reader.read(&snapshot);
+    assert!(reading.trouble.is_none());
+    assert_eq!(reading.usages.len(), 1);
+    let usage = &reading.usages[0].usage;
+    assert_eq!((usage.cpu_user, usage.usage, usage.threads), (Some(1e-6), Some(4096), Some(5)));
+    assert_eq!((usage.processes, usage.swap, usage.limit), (Some(2), None, None));
+
+    // Held files are read again.
+    write(root, "unified/p/a/cgroup.procs", "1\n2\n3\n");
+    assert_eq!(reader.read(&snapshot).usages[0].usage.processes, Some(3));
+    let before = reader.allowance.0;
+    reader.read(&Snapshot::default());
+    assert_eq!((reader.containers.len(), reader.allowance.0), (0, before + 4));
+}
+
+#[test]
+fn processes_of_nested_cgroups_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    write(root, "a/cgroup.procs", "1\n");
+    write(root, "a/b/cgroup.procs", "2\n3\n");
+    write(root, "a/b/c/cgroup.procs", "4\n");
+    let mut outer = container("a", "/a");
+    outer.nested_cgroup_ids = vec![7];
+    let snapshot = snapshot(vec![("p", vec![outer])]);
+    let roots = CgroupRoots { v2: Some(root.into()), ..CgroupRoots::default() };
+    assert_eq!(Reader::new(roots).read(&snapshot).usages[0].usage.processes, Some(4));
+}
+
+#[test]
+fn of_two_with_the_same_names_the_later_is_kept() {
+    let mut old = container("a", "/old");
+    old.started = Some(SystemTime::UNIX_EPOCH);
+    let mut new = container("a", "/new");
+    new.started = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(9));
+    let snapshot = snapshot(vec![("p", vec![old]), ("p", vec![new.clone()]), ("b", vec![])]);
+    let mut reader = Reader::new(CgroupRoots::default());
+    let reading = reader.read(&snapshot);
+    assert_eq!(reading.usages.iter().map(|u| u.started).collect::<Vec<_>>(), [new.started]);
+    assert_eq!(reading.usages[0].usage, Usage::default());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_and_hides_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    fs::create_dir_all(root.join("a/memory.current")).unwrap();
+    write(root, "a/pids.current", "5\n");
+    let snapshot = snapshot(vec![("p", vec![container("a", "/a")])]);
+    let roots = CgroupRoots { v2: Some(root.into()), ..CgroupRoots::default() };
+    let mut reader = Reader::new(roots);
+    let reading = reader.read(&snapshot);
+    assert!(reading.trouble.unwrap().to_string().contains("a/memory.current"));
+    assert_eq!(reading.usages[0].usage.threads, Some(5));
+}
+
+/// The hierarchies of this machine.
+fn real() -> CgroupRoots {
+    let root = Path::new("/sys/fs/cgroup");
+    let v2 = [root.to_owned(), root.join("unified")].into_iter().find(|d| d.join("cgroup.controllers").exists());
+    let v1 = CgroupRoots::V1_CONTROLLERS.iter().map(|c| ((*c).to_owned(), root.join(c)));
+    CgroupRoots { v2, v1: v1.filter(|(_, d)| d.join("cgroup.procs").exists()).collect() }
+}
+
+/// Makes and removes a cgroup in every hierarchy.
+struct Cgroup(Vec<PathBuf>);
+
+impl Cgroup {
+    fn new(path: &str) -> Self {
+        let CgroupRoots { v2, v1 } = real();
+        let mut directories: Vec<_> = v2.into_iter().chain(v1.into_values()).map(|d| d.join(path)).collect();
+        directories.sort();
+        directories.dedup();
+        directories.iter().for_each(|d| fs::create_dir(d).unwrap());
+        Self(directories)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|d| fs::remove_dir(d).unwrap());
+    }
+}
+
+#[test]
+#[ignore = "needs root and writable cgroups"]
+fn real_cgroups_go_and_come_again() {
+    let name = format!("observer-test-{}", std::process::id());
+    let snapshot = snapshot(vec![("p", vec![container("a", &format!("/{name}"))])]);
+    let mut reader = Reader::new(real());
+    let cgroup = Cgroup::new(&name);
+    for _ in 0..2 {
+        let usage = reader.read(&snapshot).usages[0].usage;
+        assert_eq!((usage.processes, usage.cpu_user.is_some()), (Some(0), true));
+    }
+    drop(cgroup);
+    let reading = reader.read(&snapshot);
+    assert!(reading.trouble.is_none(), "{:?}", reading.trouble);
+    assert_eq!(reading.usages[0].usage, Usage::default());
+    let _again = Cgroup::new(&name);
+    let found = (0..40).find(|_| reader.read(&snapshot).usages[0].usage.processes == Some(0));
+    assert!(found.is_some());
+}
+
+/// Prints how long 330 containers take to read; run with `--release -- --ignored --nocapture`.
+#[test]
+#[ignore = "needs root and writable cgroups"]
+fn time_to_read_330_containers() {
+    let name = format!("observer-bench-{}", std::process::id());
+    let _parent = Cgroup::new(&name);
+    let paths: Vec<_> = (0..330).map(|i| format!("{name}/{i}")).collect();
+    let _cgroups: Vec<_> = paths.iter().map(|p| Cgroup::new(p)).collect();
+    let containers = paths.iter().map(|p| container(p, &format!("/{p}"))).collect();
+    let snapshot = snapshot(vec![("p", containers)]);
+    let mut reader = Reader::new(real());
+    let open = reader.allowance.0;
+    for round in 0..5 {
+        let start = std::time::Instant::now();
+        let read = reader.read(&snapshot).usages.len();
+        println!("round {round}: {read} containers, {:?}, {} files open", start.elapsed(), open - reader.allowance.0);
+    }
+}
