@@ -43,7 +43,7 @@ pub struct Check {
 }
 
 /// What was found on this machine.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Facts {
     /// `uname -r`.
     pub release: String,

@@ -1,6 +1,6 @@
 //! Where programs are attached, as both threads of the discovery know it.
 
-use std::{collections::HashMap, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{collections::HashMap, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Instant};
 
 use tracing::debug;
 
@@ -23,11 +23,18 @@ pub trait SandboxHooks: Send {
     fn snapshot(&mut self, snapshot: &Arc<Snapshot>);
 }
 
+struct Point {
+    at: AttachPoint,
+    since: Instant,
+    /// False after an error.
+    done: bool,
+}
+
 /// The hooks, and what was asked of them.
 pub struct Attached {
     hooks: Box<dyn SandboxHooks>,
-    /// By cgroup id; false after an error.
-    points: HashMap<u64, (AttachPoint, bool)>,
+    /// By cgroup id.
+    points: HashMap<u64, Point>,
 }
 
 impl Attached {
@@ -44,28 +51,28 @@ impl Attached {
     }
 
     fn attach(&mut self, point: AttachPoint) {
-        if self.points.get(&point.cgroup_id).is_some_and(|(_, done)| *done) {
+        if self.points.get(&point.cgroup_id).is_some_and(|known| known.done) {
             return;
         }
         let done = self.hooks.attach(&point);
         if let Err(error) = &done {
             debug!("attaching to {}: {error:#}", point.path.display());
         }
-        self.points.insert(point.cgroup_id, (point, done.is_ok()));
+        self.points.insert(point.cgroup_id, Point { at: point, since: Instant::now(), done: done.is_ok() });
     }
 
     /// Attaches where it should be and is not, detaches where it is and should not be. What was attached after the
-    /// scan that `wanted` comes from stays: the next scan knows it. `retry` attaches again where it failed before.
-    pub fn settle(&mut self, wanted: &[AttachPoint], retry: bool) {
+    /// scan began that `wanted` comes from stays: the next scan knows it. `retry` attaches again where it failed before.
+    pub fn settle(&mut self, wanted: &[AttachPoint], began: Instant, retry: bool) {
         let gone: Vec<u64> = self
             .points
             .iter()
-            .filter(|(id, (point, _))| !wanted.iter().any(|wanted| wanted.cgroup_id == **id) && !is_new(point, wanted))
+            .filter(|(id, point)| point.since < began && !wanted.iter().any(|wanted| wanted.cgroup_id == **id))
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            if let Some((point, _)) = self.points.remove(&id) {
-                self.hooks.detach(&point);
+            if let Some(point) = self.points.remove(&id) {
+                self.hooks.detach(&point.at);
             }
         }
         for point in wanted {
@@ -79,11 +86,4 @@ impl Attached {
     pub fn snapshot(&mut self, snapshot: &Arc<Snapshot>) {
         self.hooks.snapshot(snapshot);
     }
-}
-
-/// Whether a directory is there that a scan did not see: ids of cgroups only grow, so one that is larger than all
-/// that the scan saw is newer.
-fn is_new(point: &AttachPoint, seen: &[AttachPoint]) -> bool {
-    let newest = seen.iter().map(|point| point.cgroup_id).max().unwrap_or(0);
-    point.cgroup_id > newest && point.path.exists()
 }

@@ -296,7 +296,7 @@ impl Second {
             outcome = again;
         }
         let mut attached = lock(&self.tree.attached);
-        attached.settle(&outcome.attach, retry);
+        attached.settle(&outcome.attach, outcome.began, retry);
         attached.snapshot(&outcome.snapshot);
         drop(attached);
         self.snapshots.store(outcome.snapshot);

@@ -46,6 +46,8 @@ pub struct Remembered {
 /// What one scan came to.
 #[derive(Debug)]
 pub struct Outcome {
+    /// When the scan began.
+    pub began: Instant,
     /// All sandboxes.
     pub snapshot: Arc<Snapshot>,
     /// Where programs should be attached.
@@ -122,15 +124,15 @@ impl SandboxTable {
     ///
     /// When the root of the cgroup tree cannot be read. What was known stays.
     pub fn scan(&mut self) -> io::Result<Outcome> {
+        let began = Instant::now();
         let found = scan::scan(&self.root, "")?;
         self.refresh_names();
         self.processes.refresh(&self.procfs, found.containers.iter().filter_map(|container| container.pid));
         let assembled = self.assemble(&found);
         self.merge(assembled);
         self.recall();
-        let now = Instant::now();
-        self.gone.retain(|_, (_, since)| now.duration_since(*since) < KEEP_GONE);
-        Ok(Outcome { snapshot: self.snapshot(), attach: self.attach_points(&found), parents: found.parents })
+        self.gone.retain(|_, (_, since)| began.saturating_duration_since(*since) < KEEP_GONE);
+        Ok(Outcome { began, snapshot: self.snapshot(), attach: self.attach_points(&found), parents: found.parents })
     }
 
     /// Forgets sandboxes that are gone: their final totals were scraped.
