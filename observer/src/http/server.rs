@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, bail};
 use tokio::sync::oneshot;
 
-use super::routes::{WebState, router};
+use super::{
+    connection::Limited,
+    routes::{WebState, router},
+};
 
 /// Requests that still run after this time are cut off at shutdown.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -50,7 +53,7 @@ pub async fn serve(
         // The receiver may be gone already.
         let _ = draining.send(());
     };
-    let serving = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown);
+    let serving = axum::serve(Limited::new(listener), router(state)).with_graceful_shutdown(shutdown);
     let overdue = async {
         match drained.await {
             Ok(()) => tokio::time::sleep(DRAIN_TIME).await,

@@ -1,6 +1,6 @@
 //! The catalogue of metric families and what turns readings into them.
 //!
-//! A family is declared once, in [`catalogue`]. A [`Collect`]or reads its source when the scrape comes and
+//! A family is declared once, in [`catalogue`]. A [`Collect`] reads its source when the scrape comes and
 //! writes samples into an [`Exposition`]; the [`Registry`] runs all collectors against one snapshot.
 
 mod agent;
