@@ -223,10 +223,9 @@ impl First {
             Kind::Nested { .. } | Kind::Helper => return,
             Kind::Other => {}
         }
-        // What was made in it before it is watched makes no event: look.
-        if self.tree.watch(&change.path)
-            && let Ok(found) = scan::scan(&self.tree.root, &path)
-        {
+        // What was made in it before it was watched made no event: look, whichever thread was the one to watch it.
+        self.tree.watch(&change.path);
+        if let Ok(found) = scan::scan(&self.tree.root, &path) {
             for pod in &found.pods {
                 self.tree.attach_cgroup(&pod.path);
             }

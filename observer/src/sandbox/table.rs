@@ -168,10 +168,18 @@ impl SandboxTable {
                     holders.get(&netns).map(|pid| addresses::of_process(&self.procfs, *pid)).unwrap_or_default()
                 },
                 pods: self.pods.pods(),
-                node_netns: process::read(&self.procfs, INIT).and_then(|facts| facts.namespace("net")),
+                node_netns: self.node_netns(),
                 attach_point: &|path, inode| self.attach_point(path, inode),
             },
         )
+    }
+
+    /// The node's network namespace: that of its first process. Where that is closed to us (it has capabilities that we
+    /// lack: `__ptrace_may_access` in kernel/ptrace.c), our own, which is the node's wherever the agent is on the host
+    /// network, as it should be.
+    fn node_netns(&self) -> Option<u64> {
+        let of = |pid| process::read(&self.procfs, pid).and_then(|facts| facts.namespace("net"));
+        of(INIT).or_else(|| of(i32::try_from(std::process::id()).ok()?))
     }
 
     fn attach_point(&self, path: &str, inode: u64) -> Option<AttachPoint> {

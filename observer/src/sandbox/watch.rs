@@ -46,14 +46,19 @@ impl WatchSet {
     pub fn add(&mut self, path: &Path) -> io::Result<bool> {
         // Held over the call: an event must find its path.
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        if paths.by_path.contains_key(path) {
-            return Ok(false);
-        }
+        // Asked of the kernel every time: a directory that was removed and made again is another one, and as long as
+        // somebody has a file of the old one open, no event says that it went.
         let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
         match self.watches.add(path, mask) {
             Ok(descriptor) => {
-                paths.by_descriptor.insert(descriptor.clone(), path.to_owned());
-                paths.by_path.insert(path.to_owned(), descriptor);
+                let known = paths.by_path.insert(path.to_owned(), descriptor.clone());
+                if known.as_ref() == Some(&descriptor) {
+                    return Ok(false);
+                }
+                if let Some(old) = known {
+                    paths.by_descriptor.remove(&old);
+                }
+                paths.by_descriptor.insert(descriptor, path.to_owned());
                 Ok(true)
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
@@ -107,7 +112,9 @@ impl Watcher {
             if event.mask.contains(EventMask::IGNORED)
                 && let Some(path) = paths.by_descriptor.remove(&event.wd)
             {
-                paths.by_path.remove(&path);
+                if paths.by_path.get(&path) == Some(&event.wd) {
+                    paths.by_path.remove(&path);
+                }
                 continue;
             }
             if let (Some(parent), Some(name), true) =
@@ -148,5 +155,25 @@ mod tests {
         assert_eq!(changes, [Change { path: made.clone(), made: true }, Change { path: made, made: false }]);
         assert!(!missed);
         assert!(watcher.changes().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_directory_that_is_made_again_is_watched_again() {
+        let root = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::new().unwrap();
+        let mut set = watcher.set();
+        let directory = root.path().join("again");
+        fs::create_dir(&directory).unwrap();
+        assert!(set.add(&directory).unwrap());
+        // An open directory keeps the old one from ending.
+        let held = fs::File::open(&directory).unwrap();
+        fs::remove_dir(&directory).unwrap();
+        fs::create_dir(&directory).unwrap();
+        assert!(set.add(&directory).unwrap());
+        drop(held);
+        let _ = watcher.changes().unwrap();
+        fs::create_dir(directory.join("child")).unwrap();
+        let (changes, _) = watcher.changes().unwrap();
+        assert_eq!(changes, [Change { path: directory.join("child"), made: true }]);
     }
 }
