@@ -11,6 +11,6 @@ use crate::config::RunOptions;
 /// Whatever keeps the agent from starting or from stopping cleanly.
 pub(super) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     logging::init(options.log)?;
-    crate::agent::run(options)?;
+    crate::agent::run(&options)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::config::PathOptions;
+use crate::{config::PathOptions, kernel::Pins};
 
 /// Options of `observer uninstall`.
 #[derive(Debug, Args)]
@@ -13,10 +13,17 @@ pub struct UninstallOptions {
     paths: PathOptions,
 }
 
-/// Runs it.
+/// Removes all pins; the kernel then detaches the programs and frees the counters.
 ///
 /// # Errors
-/// Always: this is not built yet.
+/// While an agent runs, and when the BPF filesystem cannot be written to.
 pub(super) fn run(options: &UninstallOptions) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`observer uninstall` is not built yet (would look at {})", options.paths.cgroupfs.display())
+    let bpffs = &options.paths.bpffs;
+    match Pins::uninstall(bpffs)? {
+        0 => println!("nothing of observer is installed below {}", bpffs.display()),
+        pins => {
+            println!("removed {pins} pinned maps and links below {}; no program is attached any more", bpffs.display())
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

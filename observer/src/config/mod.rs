@@ -11,6 +11,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use crate::traffic::PeerDetail;
+
 /// The port of the agent's web side, when none is given.
 pub const DEFAULT_PORT: u16 = 10836;
 
@@ -21,6 +23,14 @@ pub const DEFAULT_EDGES: u32 = 32_768;
 #[derive(Debug, Clone, Args)]
 #[command(args_override_self = true)]
 pub struct RunOptions {
+    /// How finely a pod at the other side is named: by its workload, or by its own name too.
+    ///
+    /// With `pod` every replica has series of its own.
+    #[arg(
+        long = "traffic.peer-detail", value_name = "DETAIL", value_enum, default_value_t = PeerDetailOption::Workload,
+        help_heading = "Traffic"
+    )]
+    peer_detail: PeerDetailOption,
     /// A TOML file with any of these options; what the command line says wins.
     ///
     /// A key is a flag's name without the dashes. Dotted names nest: `[web]` with `listen-address = "…"` is
@@ -56,7 +66,25 @@ pub struct RunOptions {
     pub traffic_edges: u32,
 }
 
+/// Values of `--traffic.peer-detail`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PeerDetailOption {
+    /// peer_workload.
+    Workload,
+    /// peer_workload and peer_pod.
+    Pod,
+}
+
 impl RunOptions {
+    /// How finely a pod at the other side is named.
+    #[must_use]
+    pub const fn peer_detail(&self) -> PeerDetail {
+        match self.peer_detail {
+            PeerDetailOption::Workload => PeerDetail::Workload,
+            PeerDetailOption::Pod => PeerDetail::Pod,
+        }
+    }
+
     /// The node's name: the option or `NODE_NAME`, unless empty; else the host's name; else empty.
     #[must_use]
     pub fn node_name(&self) -> String {

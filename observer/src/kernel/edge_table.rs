@@ -157,6 +157,11 @@ impl EdgeTable {
         readings
     }
 
+    /// The cgroups that have edges, with repetitions.
+    pub fn cgroups(&self) -> impl Iterator<Item = u64> {
+        (1..self.sizes.slots).filter(|slot| self.state(*slot) == state::USED).map(|slot| self.key(slot).cgroup)
+    }
+
     fn reading(&self, slot: u32, key: Option<EdgeKey>) -> EdgeReading {
         let mut packets = PacketCounters::default();
         for row in 0..self.sizes.rows() {

@@ -106,6 +106,7 @@ pub(super) struct Facts {
     pub edges: Option<(u64, u64)>,
     pub overflowed: Option<u64>,
     pub unattributed: BTreeMap<Direction, (u64, u64)>,
+    pub pending: BTreeMap<Direction, (u64, u64)>,
     pub source_errors: BTreeMap<&'static str, u64>,
     pub attach_errors: u64,
     pub scrape_size: Option<u64>,
@@ -171,6 +172,11 @@ impl AgentMetrics {
     /// What was counted for no known container, in total since counting began.
     pub fn unattributed(&self, direction: Direction, bytes: u64, packets: u64) {
         self.facts().unattributed.insert(direction, (bytes, packets));
+    }
+
+    /// What was counted for cgroups that have no name yet.
+    pub fn pending(&self, direction: Direction, bytes: u64, packets: u64) {
+        self.facts().pending.insert(direction, (bytes, packets));
     }
 
     /// A source of facts could not be read.

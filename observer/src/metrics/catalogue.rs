@@ -51,7 +51,7 @@ catalogue! {
         TRAFFIC_PACKETS: Counter, Count, "observer_traffic_packets_total", TRAFFIC,
             "Packets that passed the container's sockets, once for each direction. A packet that the kernel offloads as one large segment counts as one.";
         TCP_CONNECTIONS_OPENED: Counter, Count, "observer_tcp_connections_opened_total", CONNECTION,
-            "TCP connections that reached the established state, at the container's end.";
+            "TCP connections: begun by the container as a client (its first SYN left), or accepted by it as a server (the handshake's last ACK arrived).";
     }
     "CPU" {
         CPU_USAGE: Counter, Seconds, "observer_cpu_usage_seconds_total", ["namespace", "pod", "container", "mode"],
@@ -114,6 +114,10 @@ catalogue! {
             "Bytes that were counted but whose cgroup belongs to no known container.";
         AGENT_UNATTRIBUTED_PACKETS: Counter, Count, "observer_agent_unattributed_packets_total", ["direction"],
             "Packets that were counted but whose cgroup belongs to no known container.";
+        AGENT_PENDING_BYTES: Gauge, Bytes, "observer_agent_pending_bytes", ["direction"],
+            "Bytes of cgroups that have no name yet. They join their container's series when it has one, or the unattributed ones after ten minutes.";
+        AGENT_PENDING_PACKETS: Gauge, Count, "observer_agent_pending_packets", ["direction"],
+            "Packets of cgroups that have no name yet.";
         AGENT_SCRAPE_DURATION: Histogram, Seconds, "observer_agent_scrape_duration_seconds", NONE,
             "Time to read everything and write it down, for each scrape before this one.";
         AGENT_SCRAPE_SIZE: Gauge, Bytes, "observer_agent_scrape_size_bytes", NONE,

@@ -45,6 +45,10 @@ impl Collect for AgentCollector {
             out.family(&c::AGENT_UNATTRIBUTED_BYTES).sample([direction.as_str()], *bytes);
             out.family(&c::AGENT_UNATTRIBUTED_PACKETS).sample([direction.as_str()], *packets);
         }
+        for (direction, (bytes, packets)) in &facts.pending {
+            out.family(&c::AGENT_PENDING_BYTES).sample([direction.as_str()], *bytes);
+            out.family(&c::AGENT_PENDING_PACKETS).sample([direction.as_str()], *packets);
+        }
         for (source, errors) in &facts.source_errors {
             out.family(&c::AGENT_SOURCE_ERRORS).sample([source], *errors);
         }

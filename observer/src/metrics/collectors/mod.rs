@@ -4,11 +4,13 @@ mod agent;
 mod info;
 mod process;
 pub(in crate::metrics) mod resources;
+mod traffic;
 
 pub use agent::AgentCollector;
 pub use info::InfoCollector;
 pub use process::ProcessCollector;
 pub use resources::ResourceCollector;
+pub use traffic::TrafficCollector;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
