@@ -70,7 +70,7 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
             forget_peer(&key, packet);
         }
         slot = edges::slot(&key);
-        if by_peer && !connected && cacheable {
+        if by_peer && (!connected || begins) && cacheable {
             if unclear && key.role() == Role::Server {
                 let tag = peer_tag(cgroup, &packet.remote, packet.remote_port, packet.local_port, packet.protocol);
                 remember_peer(peer_index(tag), cache::line(tag, slot));
@@ -79,7 +79,8 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
             }
         }
     }
-    if connected && cacheable && (is_tcp || is_udp) {
+    // Not for a first SYN: the answer must come here too, to be counted.
+    if connected && cacheable && !begins && (is_tcp || is_udp) {
         // SAFETY: `skb` is the context of the running program.
         let socket = unsafe { SocketLine::new(skb, cookie) };
         if let Some(line) = SOCKETS.get_ptr_mut(socket.index) {
@@ -87,10 +88,11 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
             unsafe { *line = cache::line(socket.tag, slot) };
         }
     }
-    // A connection counts for the client when its first SYN leaves (a repeated one finds the socket in the cache),
-    // for the server when the ACK that ends the handshake meets the listener.
-    let accepted = !egress && socket.listening && packet.tcp_flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK;
-    if is_tcp && ((begins && egress) || accepted) {
+    // A connection counts for the client when the answer to its SYN arrives, for the server when the ACK that ends the
+    // handshake meets the listener.
+    let answered = socket.connecting && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK;
+    let accepted = socket.listening && packet.tcp_flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK;
+    if is_tcp && !egress && (answered || accepted) {
         if let Some(rare) = RARE.get_ptr_mut(slot) {
             // SAFETY: the map gave a valid, aligned pointer.
             unsafe { add(&raw mut (*rare).tcp_opened, 1) };

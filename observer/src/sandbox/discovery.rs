@@ -146,14 +146,14 @@ struct Tree {
 }
 
 impl Tree {
-    fn attach(&self, path: &Path) {
+    fn attach(&self, path: &Path, seen: Instant) {
         if self.has_v2 {
-            lock(&self.attached).attach_directory(path);
+            lock(&self.attached).attach_directory(path, seen);
         }
     }
 
-    fn attach_cgroup(&self, path: &str) {
-        self.attach(&scan::directory(&self.root, path));
+    fn attach_cgroup(&self, path: &str, seen: Instant) {
+        self.attach(&scan::directory(&self.root, path), seen);
     }
 
     /// True when the directory was not watched before.
@@ -191,12 +191,13 @@ impl First {
         prefer_this_thread();
         while !self.stop.load(Relaxed) {
             self.wait();
+            let seen = Instant::now();
             let (changes, missed) = self.watcher.changes().unwrap_or_else(|error| {
                 warn!("cannot read cgroup events: {error}; looking at everything instead");
                 (Vec::new(), true)
             });
             for change in changes.iter().filter(|change| change.made) {
-                self.made(change);
+                self.made(change, seen);
             }
             let message = if missed { Message::Missed } else { Message::Changed };
             if (missed || !changes.is_empty()) && self.messages.send(message).is_err() {
@@ -213,13 +214,13 @@ impl First {
     }
 
     /// A directory was made: attaching comes before everything else.
-    fn made(&mut self, change: &Change) {
+    fn made(&mut self, change: &Change, seen: Instant) {
         let Some(below) = change.path.strip_prefix(&self.tree.root).ok().and_then(Path::to_str) else { return };
         let path = format!("/{below}");
         match classify(&path) {
-            Kind::Pod { .. } | Kind::Container { pod: None, .. } => self.tree.attach(&change.path),
+            Kind::Pod { .. } | Kind::Container { pod: None, .. } => self.tree.attach(&change.path, seen),
             // Its pod was attached when it was made, unless its directory is a leftover that is used again.
-            Kind::Container { pod: Some(pod), .. } => return self.tree.attach_cgroup(&pod),
+            Kind::Container { pod: Some(pod), .. } => return self.tree.attach_cgroup(&pod, seen),
             Kind::Nested { .. } | Kind::Helper => return,
             Kind::Other => {}
         }
@@ -227,10 +228,10 @@ impl First {
         self.tree.watch(&change.path);
         if let Ok(found) = scan::scan(&self.tree.root, &path) {
             for pod in &found.pods {
-                self.tree.attach_cgroup(&pod.path);
+                self.tree.attach_cgroup(&pod.path, seen);
             }
             for container in found.containers.iter().filter(|container| container.pod.is_none()) {
-                self.tree.attach_cgroup(&container.path);
+                self.tree.attach_cgroup(&container.path, seen);
             }
             for parent in &found.parents {
                 self.tree.watch(parent);
