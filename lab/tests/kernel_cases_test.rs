@@ -31,6 +31,7 @@ cases!(
     icmp,
     both_names,
     host_network,
+    resources,
     first_packet,
     pods_leave_nothing,
     restart,

@@ -7,6 +7,7 @@ mod between_pods;
 mod count;
 mod localhost;
 mod naming;
+mod resources;
 mod restart;
 mod stage;
 
@@ -42,7 +43,7 @@ pub struct Case {
 const SMALL_TABLE: u32 = 16;
 
 /// All cases.
-pub const CASES: [Case; 12] = [
+pub const CASES: [Case; 13] = [
     Case { name: "tcp_stream", body: localhost::tcp_stream, both_tables: true },
     Case { name: "tcp_connections", body: localhost::tcp_connections, both_tables: true },
     Case { name: "udp_datagrams", body: localhost::udp_datagrams, both_tables: true },
@@ -52,6 +53,7 @@ pub const CASES: [Case; 12] = [
     Case { name: "icmp", body: between_pods::icmp, both_tables: true },
     Case { name: "both_names", body: naming::both_names, both_tables: false },
     Case { name: "host_network", body: naming::host_network, both_tables: false },
+    Case { name: "resources", body: resources::resources, both_tables: false },
     Case { name: "first_packet", body: arrival::first_packet, both_tables: false },
     Case { name: "pods_leave_nothing", body: arrival::pods_leave_nothing, both_tables: false },
     Case { name: "restart", body: restart::restart, both_tables: false },

@@ -13,9 +13,9 @@ use super::TRAFFIC_PROBE;
 use crate::{
     http::{Latch, Readiness},
     identity::Snapshot,
-    kernel::{Attacher, Names, Pins, attach::AttachError, names::RememberedContainer},
+    kernel::{Attacher, Names, Pins, attach::AttachError},
     metrics::{AgentMetrics, ProbeState},
-    sandbox::{AttachPoint, ContainerKind, Sandbox, SandboxHooks},
+    sandbox::{AttachPoint, ContainerKind, Remembered, Sandbox, SandboxHooks},
 };
 
 /// The names map, for the hooks that write it and the housekeeping that empties it.
@@ -105,12 +105,12 @@ impl KernelHooks {
 }
 
 /// A record for each cgroup of a sandbox whose sockets may be counted.
-fn memories(sandbox: &Sandbox) -> impl Iterator<Item = RememberedContainer> {
+fn memories(sandbox: &Sandbox) -> impl Iterator<Item = Remembered> {
     sandbox.containers.iter().flat_map(move |container| {
         let ids = std::iter::once(container.cgroup_id).chain(container.nested_cgroup_ids.iter().copied());
-        ids.filter(|id| *id != 0).map(move |cgroup_id| RememberedContainer {
+        ids.filter(|id| *id != 0).map(move |cgroup_id| Remembered {
             cgroup_id,
-            sandbox: sandbox.key.0.clone(),
+            sandbox: sandbox.key.clone(),
             namespace: sandbox.namespace.clone(),
             pod: sandbox.name.clone(),
             id: container.id.clone(),

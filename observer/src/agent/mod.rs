@@ -31,9 +31,7 @@ use crate::{
         collectors::{AgentCollector, InfoCollector, ProcessCollector, ResourceCollector, TrafficCollector},
     },
     resources::{CgroupRoots, Reader, raise_file_limit},
-    sandbox::{
-        ContainerKind, Discovery, DiscoveryOptions, Hierarchies, Remembered, SandboxHooks, SandboxKey, SandboxTable,
-    },
+    sandbox::{ContainerKind, Discovery, DiscoveryOptions, Hierarchies, SandboxHooks, SandboxTable},
 };
 
 /// The probe that counts packets, in `observer_agent_probe_state`.
@@ -76,7 +74,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
     let mut remembered = Vec::new();
     let hooks: Box<dyn SandboxHooks> = match traffic {
         Some((pins, kernel)) => {
-            remembered = kernel.names.all().into_iter().map(remember).collect();
+            remembered = kernel.names.all();
             let names = SharedNames::new(kernel.names);
             let table = Arc::new(kernel.table);
             if let Some(log) = kernel.log {
@@ -168,18 +166,6 @@ fn start_kernel(
             degrade(ProbeState::Failed, &error.to_string());
             Ok(None)
         }
-    }
-}
-
-fn remember(container: kernel::names::RememberedContainer) -> Remembered {
-    Remembered {
-        cgroup_id: container.cgroup_id,
-        sandbox: SandboxKey(container.sandbox),
-        namespace: container.namespace,
-        pod: container.pod,
-        id: container.id,
-        name: container.name,
-        pause: container.pause,
     }
 }
 

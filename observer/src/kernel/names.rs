@@ -3,24 +3,7 @@
 use aya::maps::{HashMap, MapData, MapError};
 use observer_common::record::{ContainerRecord, ID_LEN, KEY_LEN, NAME_LEN, POD_LEN};
 
-/// A container as it is remembered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RememberedContainer {
-    /// The cgroup v2 id.
-    pub cgroup_id: u64,
-    /// The sandbox's key.
-    pub sandbox: String,
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub pod: String,
-    /// The container's id.
-    pub id: String,
-    /// The container's name.
-    pub name: String,
-    /// The pause container.
-    pub pause: bool,
-}
+use crate::sandbox::{Remembered, SandboxKey};
 
 /// The pinned map of names.
 #[derive(Debug)]
@@ -35,7 +18,7 @@ impl Names {
 
     /// Everything that an earlier agent remembered.
     #[must_use]
-    pub fn all(&self) -> Vec<RememberedContainer> {
+    pub fn all(&self) -> Vec<Remembered> {
         self.map.iter().filter_map(Result::ok).map(|(id, record)| read(id, &record)).collect()
     }
 
@@ -44,7 +27,7 @@ impl Names {
     /// # Errors
     ///
     /// When the map is full.
-    pub fn remember(&mut self, container: &RememberedContainer) -> Result<(), MapError> {
+    pub fn remember(&mut self, container: &Remembered) -> Result<(), MapError> {
         self.map.insert(container.cgroup_id, write(container), 0)
     }
 
@@ -54,14 +37,14 @@ impl Names {
     }
 }
 
-fn read(cgroup_id: u64, record: &ContainerRecord) -> RememberedContainer {
+fn read(cgroup_id: u64, record: &ContainerRecord) -> Remembered {
     let text = |bytes: &[u8]| {
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     };
-    RememberedContainer {
+    Remembered {
         cgroup_id,
-        sandbox: text(&record.sandbox),
+        sandbox: SandboxKey(text(&record.sandbox)),
         namespace: text(&record.namespace),
         pod: text(&record.pod),
         id: text(&record.id),
@@ -70,9 +53,9 @@ fn read(cgroup_id: u64, record: &ContainerRecord) -> RememberedContainer {
     }
 }
 
-fn write(container: &RememberedContainer) -> ContainerRecord {
+fn write(container: &Remembered) -> ContainerRecord {
     ContainerRecord {
-        sandbox: bytes::<KEY_LEN>(&container.sandbox),
+        sandbox: bytes::<KEY_LEN>(&container.sandbox.0),
         namespace: bytes::<NAME_LEN>(&container.namespace),
         pod: bytes::<POD_LEN>(&container.pod),
         id: bytes::<ID_LEN>(&container.id),
@@ -98,9 +81,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let container = RememberedContainer {
+        let container = Remembered {
             cgroup_id: 7,
-            sandbox: "0b5e7e57-0000-4000-8000-000000000001".into(),
+            sandbox: SandboxKey("0b5e7e57-0000-4000-8000-000000000001".into()),
             namespace: "shop".into(),
             pod: "web".into(),
             id: "ab".repeat(32),

@@ -113,8 +113,11 @@ impl Drop for Cgroup {
 }
 
 #[test]
-#[ignore = "needs root and writable cgroups"]
 fn real_cgroups_go_and_come_again() {
+    if !rustix::process::geteuid().is_root() {
+        println!("not tested: making cgroups needs root");
+        return;
+    }
     let name = format!("observer-test-{}", std::process::id());
     let snapshot = snapshot(vec![("p", vec![container("a", &format!("/{name}"))])]);
     let mut reader = Reader::new(real());
@@ -130,23 +133,4 @@ fn real_cgroups_go_and_come_again() {
     let _again = Cgroup::new(&name);
     let found = (0..40).find(|_| reader.read(&snapshot).usages[0].usage.processes == Some(0));
     assert!(found.is_some());
-}
-
-/// Prints how long 330 containers take to read; run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "needs root and writable cgroups"]
-fn time_to_read_330_containers() {
-    let name = format!("observer-bench-{}", std::process::id());
-    let _parent = Cgroup::new(&name);
-    let paths: Vec<_> = (0..330).map(|i| format!("{name}/{i}")).collect();
-    let _cgroups: Vec<_> = paths.iter().map(|p| Cgroup::new(p)).collect();
-    let containers = paths.iter().map(|p| container(p, &format!("/{p}"))).collect();
-    let snapshot = snapshot(vec![("p", containers)]);
-    let mut reader = Reader::new(real());
-    let open = reader.allowance.0;
-    for round in 0..5 {
-        let start = std::time::Instant::now();
-        let read = reader.read(&snapshot).usages.len();
-        println!("round {round}: {read} containers, {:?}, {} files open", start.elapsed(), open - reader.allowance.0);
-    }
 }
