@@ -30,6 +30,9 @@ impl ProcessFacts {
     }
 }
 
+/// The process whose namespaces are the node's.
+pub const INIT: i32 = 1;
+
 const NAMESPACES: [&str; 7] = ["net", "ipc", "uts", "pid", "mnt", "cgroup", "user"];
 
 /// Reads a process. `None` when it is gone. Namespaces that may not be read are left out.
