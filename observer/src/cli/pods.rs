@@ -45,7 +45,7 @@ pub(super) fn run(options: &PodsOptions) -> anyhow::Result<ExitCode> {
     let PathOptions { procfs, cgroupfs, .. } = &options.paths;
     let hierarchies = Hierarchies::detect(procfs, cgroupfs)?;
     let mut table = SandboxTable::new(&hierarchies, procfs, options.pods_file.clone(), String::new(), Vec::new());
-    let outcome = table.scan().with_context(|| format!("cannot read the cgroup tree {}", table.root().display()))?;
+    let outcome = table.scan(&[]).with_context(|| format!("cannot read the cgroup tree {}", table.root().display()))?;
     let node = process::read(procfs, process::INIT).map(|facts| facts.namespaces).unwrap_or_default();
     let document = Document::new(&outcome.snapshot, table.root(), &hierarchies, &node, attached);
     match options.output {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::Read,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
 };
@@ -10,10 +11,21 @@ use std::{
 /// Addresses that one namespace may have; more are left out.
 const MAX_ADDRESSES: usize = 1024;
 
+/// What is read of one file: a node that knows every route of the Internet has hundreds of megabytes.
+const MAX_BYTES: u64 = 8 << 20;
+
 /// The addresses of the namespace that a process is in, without loopback and link-local ones.
 #[must_use]
 pub fn of_process(procfs: &Path, pid: i32) -> BTreeSet<IpAddr> {
-    let read = |file| fs::read_to_string(procfs.join(pid.to_string()).join("net").join(file)).unwrap_or_default();
+    let read = |file| {
+        // Kernel text, but interface names in it are bytes that somebody chose.
+        let mut bytes = Vec::new();
+        if let Ok(file) = fs::File::open(procfs.join(pid.to_string()).join("net").join(file)) {
+            // What was read before an error is as good as the rest.
+            let _ = file.take(MAX_BYTES).read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
     let v4 = local_v4(&read("fib_trie"));
     let v6 = local_v6(&read("if_inet6"));
     v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6)).take(MAX_ADDRESSES).collect()

@@ -1,11 +1,13 @@
 //! From what was found to sandboxes with names. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    time::SystemTime,
 };
 
 use super::{
+    classify::attach_root,
     model::{AttachPoint, Container, ContainerKind, Runtime, Sandbox, SandboxKey},
     process::ProcessFacts,
     scan::{Found, FoundContainer},
@@ -25,6 +27,8 @@ pub struct Knowledge<'a> {
     pub pods: &'a PodIndex,
     /// The node's own network namespace.
     pub node_netns: Option<u64>,
+    /// The key and the name that the sandbox of a container without a pod had before.
+    pub before: &'a dyn Fn(&FoundContainer) -> Option<(SandboxKey, String)>,
     /// The attach point for a path, on a host that has a v2 tree.
     pub attach_point: &'a dyn Fn(&str, u64) -> Option<AttachPoint>,
 }
@@ -33,49 +37,83 @@ pub struct Knowledge<'a> {
 /// containers without a pod share.
 #[must_use]
 pub fn assemble(found: &Found, known: &Knowledge<'_>) -> Vec<Sandbox> {
+    let mut inside: HashMap<&str, Vec<&FoundContainer>> = HashMap::new();
+    for container in &found.containers {
+        if let Some(pod) = &container.pod {
+            inside.entry(pod).or_default().push(container);
+        }
+    }
+    let inodes: HashMap<&str, u64> = (found.pods.iter().map(|pod| (pod.path.as_str(), pod.inode)))
+        .chain(found.containers.iter().map(|container| (container.path.as_str(), container.inode)))
+        .collect();
+    let attach_point = |path: &str| {
+        let root = attach_root(path)?;
+        (known.attach_point)(root, *inodes.get(root)?)
+    };
+    let mut keys = HashSet::new();
     let mut sandboxes = Vec::new();
     for pod in &found.pods {
-        let inside: Vec<&FoundContainer> =
-            found.containers.iter().filter(|container| container.pod.as_deref() == Some(&pod.path)).collect();
-        if inside.is_empty() {
-            continue;
-        }
+        let Some(inside) = inside.get(pod.path.as_str()) else { continue };
         let identity = known.pods.get(&pod.uid);
-        let mut sandbox = group(SandboxKey(pod.uid.clone()), &inside, identity, known);
+        let mut sandbox = group(SandboxKey(pod.uid.clone()), inside, identity, known);
+        if !keys.insert(&pod.uid) {
+            // One pod in two places: two kubelets that made a static pod from one file.
+            sandbox.key = SandboxKey(format!("{}@{}", pod.uid, pod.path));
+        }
         sandbox.uid.clone_from(&pod.uid);
         sandbox.qos = Some(pod.qos);
         sandbox.cgroup = Some(pod.path.clone());
-        sandbox.attach_points = (known.attach_point)(&pod.path, pod.inode).into_iter().collect();
-        sandbox.cgroup_id = sandbox.attach_points.first().map_or(0, |point| point.cgroup_id);
+        if (known.attach_point)(&pod.path, pod.inode).is_some() {
+            sandbox.cgroup_id = pod.inode;
+            sandbox.other_cgroup_ids.clone_from(&pod.others);
+        }
+        sandbox.attach_points = attach_point(&pod.path).into_iter().collect();
         if sandbox.name.is_empty() {
             sandbox.name.clone_from(&pod.uid);
         }
         sandboxes.push(sandbox);
     }
-    sandboxes.extend(alone(found, known));
+    for (key, name, inside) in alone(found, known) {
+        let mut sandbox = group(key, &inside, None, known);
+        sandbox.name = name;
+        sandbox.attach_points = inside.iter().filter_map(|container| attach_point(&container.path)).collect();
+        sandboxes.push(sandbox);
+    }
     sandboxes
 }
 
-/// Containers without a pod's cgroup, by network namespace. One whose namespace is unknown, or is the node's, stands
-/// alone: it shares nothing that makes a pod.
-fn alone(found: &Found, known: &Knowledge<'_>) -> Vec<Sandbox> {
-    let mut groups: BTreeMap<String, Vec<&FoundContainer>> = BTreeMap::new();
+/// Containers without a pod's cgroup, by network namespace, with a key and a name for each group. One on the node's
+/// network stands alone: it shares nothing that makes a pod. One that has had no process yet waits: nobody can tell
+/// whose it will be.
+fn alone<'a>(found: &'a Found, known: &Knowledge<'_>) -> Vec<(SandboxKey, String, Vec<&'a FoundContainer>)> {
+    let mut groups: BTreeMap<String, Vec<(Option<SystemTime>, &FoundContainer)>> = BTreeMap::new();
     for container in found.containers.iter().filter(|container| container.pod.is_none()) {
-        let netns = container.pid.and_then(known.process).and_then(|facts| facts.namespace("net"));
-        let key = match netns {
+        let facts = container.pid.and_then(known.process);
+        if facts.is_none() && (known.before)(container).is_none() {
+            continue;
+        }
+        let netns = facts.as_ref().and_then(|facts| facts.namespace("net"));
+        let group = match netns {
             Some(netns) if Some(netns) != known.node_netns => format!("netns:{netns}"),
             _ => format!("cgroup:{}", container.path),
         };
-        groups.entry(key).or_default().push(container);
+        groups.entry(group).or_default().push((facts.and_then(|facts| facts.started), container));
     }
+    let mut taken = HashSet::new();
     groups
-        .into_iter()
-        .map(|(key, inside)| {
-            let mut sandbox = group(SandboxKey(key), &inside, None, known);
-            sandbox.name = name_of_group(&inside);
-            sandbox.attach_points =
-                inside.iter().filter_map(|container| (known.attach_point)(&container.path, container.inode)).collect();
-            sandbox
+        .into_values()
+        .map(|mut inside| {
+            // The one that made the namespace came first.
+            inside.sort_by_key(|(started, container)| (started.is_none(), *started, &container.path));
+            let inside: Vec<&FoundContainer> = inside.into_iter().map(|(_, container)| container).collect();
+            let before = inside.iter().filter_map(|container| (known.before)(container));
+            let (key, name) = before.into_iter().find(|(key, _)| !taken.contains(key)).unwrap_or_else(|| {
+                // Not the namespace's inode, which the kernel gives to the next one soon.
+                let leader = inside.first().map_or("", |container| container.path.as_str());
+                (SandboxKey(format!("cgroup:{leader}")), name_of_group(&inside))
+            });
+            taken.insert(key.clone());
+            (key, name, inside)
         })
         .collect()
 }
@@ -132,6 +170,7 @@ fn group(
         runtime: inside.iter().map(|found| found.runtime).find(|found| *found != Runtime::Unknown).unwrap_or_default(),
         cgroup: None,
         cgroup_id: 0,
+        other_cgroup_ids: Vec::new(),
         netns,
         host_network,
         addresses,
@@ -223,6 +262,10 @@ mod tests {
     }
 
     fn run(found: &Found, pods: &PodIndex) -> Vec<Sandbox> {
+        run_again(found, pods, &HashMap::new())
+    }
+
+    fn run_again(found: &Found, pods: &PodIndex, before: &HashMap<String, (SandboxKey, String)>) -> Vec<Sandbox> {
         assemble(
             found,
             &Knowledge {
@@ -230,6 +273,7 @@ mod tests {
                 addresses: &|netns| BTreeSet::from([IpAddr::from([10, 0, 0, u8::try_from(netns).unwrap()])]),
                 pods,
                 node_netns: Some(NODE),
+                before: &|container| before.get(&container.path).cloned(),
                 attach_point: &|path, inode| Some(AttachPoint { cgroup_id: inode, path: PathBuf::from(path) }),
             },
         )
@@ -239,9 +283,15 @@ mod tests {
     fn a_pod_has_its_names_and_its_pause() {
         let path = "/kubepods/podu";
         let tree = Found {
-            pods: vec![FoundPod { path: path.into(), inode: 7, uid: "u".into(), qos: QosClass::Guaranteed }],
+            pods: vec![FoundPod {
+                path: path.into(),
+                inode: 7,
+                uid: "u".into(),
+                qos: QosClass::Guaranteed,
+                others: vec![],
+            }],
             containers: vec![found('a', path, 21, true), found('b', path, 29, true), found('c', path, 22, true)],
-            parents: vec![],
+            ..Found::default()
         };
         let names = HashMap::from([("a".repeat(64), ("app".to_owned(), "img".to_owned()))]);
         let identity =
@@ -261,9 +311,15 @@ mod tests {
     fn the_container_that_no_list_has_and_that_came_first_is_pause() {
         let path = "/kubepods/podu";
         let tree = Found {
-            pods: vec![FoundPod { path: path.into(), inode: 7, uid: "u".into(), qos: QosClass::Guaranteed }],
+            pods: vec![FoundPod {
+                path: path.into(),
+                inode: 7,
+                uid: "u".into(),
+                qos: QosClass::Guaranteed,
+                others: vec![],
+            }],
             containers: vec![found('a', path, 22, true), found('b', path, 21, true)],
-            parents: vec![],
+            ..Found::default()
         };
         let listed = |id: char| PodIdentity {
             containers: HashMap::from([(String::from(id).repeat(64), ("app".to_owned(), String::new()))]),

@@ -23,12 +23,21 @@ pub struct ProcessFacts {
 }
 
 impl ProcessFacts {
+    /// How long it has run; `None` when that is not known.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        SystemTime::now().duration_since(self.started?).ok()
+    }
+
     /// The inode of one namespace.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<u64> {
         self.namespaces.iter().find(|(found, _)| found == name).map(|(_, inode)| *inode)
     }
 }
+
+/// A process that is younger may still be on its way to what it will be.
+const YOUNG: Duration = Duration::from_secs(10);
 
 /// The process whose namespaces are the node's.
 pub const INIT: i32 = 1;
@@ -74,12 +83,15 @@ pub struct ProcessCache {
 
 impl ProcessCache {
     /// The facts of these processes; reads the new ones and forgets the others. A process is known by its id and its
-    /// network namespace: an id that was given to another process is read anew.
+    /// network namespace: an id that was given to another process is read anew. So is a process that is young: a
+    /// runtime enters namespaces and changes its name (execve) in the one that becomes the container's first.
     pub fn refresh(&mut self, procfs: &Path, pids: impl Iterator<Item = i32>) {
         let mut next = HashMap::new();
         for pid in pids {
             let net = namespace_inode(&procfs.join(pid.to_string()).join("ns/net"));
-            let known = self.by_pid.remove(&pid).filter(|facts| net.is_some() && facts.namespace("net") == net);
+            let known = self.by_pid.remove(&pid).filter(|facts| {
+                net.is_some() && facts.namespace("net") == net && facts.age().is_none_or(|age| age > YOUNG)
+            });
             if let Some(facts) = known.or_else(|| read(procfs, pid)) {
                 next.insert(pid, facts);
             }
