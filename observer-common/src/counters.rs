@@ -19,7 +19,7 @@ pub struct PacketCounters {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RareCounters {
-    /// TCP connections: begun by a client (first SYN sent), or accepted by a server (handshake's last ACK received).
+    /// TCP connections: answered to a client (SYN-ACK received), or accepted by a server (handshake's last ACK received).
     pub tcp_opened: u64,
 }
 

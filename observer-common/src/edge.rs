@@ -89,6 +89,8 @@ pub mod state {
     pub const USED: u64 = 1;
     /// The agent takes the slot back: out of the table, not yet free.
     pub const RETIRING: u64 = 2;
+    /// As [`RETIRING`], and its totals go to the unattributed slot first.
+    pub const FOLDING: u64 = 3;
 }
 
 const _: () = assert!(size_of::<EdgeKey>() == 32 && align_of::<EdgeKey>() == 8);

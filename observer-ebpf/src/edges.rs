@@ -20,6 +20,12 @@ pub fn slot(key: &EdgeKey) -> u32 {
     }
 }
 
+/// Whether the edge is in the table.
+#[inline(always)]
+pub fn exists(key: &EdgeKey) -> bool {
+    known(key) != 0
+}
+
 #[inline(always)]
 fn known(key: &EdgeKey) -> u32 {
     // SAFETY: the value is one word and never changes while its edge is in the table.

@@ -38,13 +38,8 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     let is_udp = packet.protocol == UDP || packet.protocol == UDPLITE;
     let connected = socket.connected && !socket.listening;
     let begins = is_tcp && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    let role = if is_tcp {
-        Role::None
-    } else if is_udp || packet.protocol == SCTP {
-        datagram_role(packet, connected)
-    } else {
-        Role::None
-    };
+    let role = if is_udp || packet.protocol == SCTP { datagram_role(packet, connected) } else { Role::None };
+    let unclear = is_udp && role == Role::None;
 
     // Sockets with many peers (listeners in a handshake, unconnected UDP) are cached by peer. What is looked for
     // by the client in `forget_peer` must be what is written here by the server: hence the cgroup, not the cookie.
@@ -55,23 +50,37 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     let mut slot = 0;
     if by_peer && !begins {
         slot = PEERS.get(line).map_or(0, |line| cache::slot_of(*line, tag));
+        if slot == 0 && unclear {
+            // It may have been remembered as a server's.
+            let tag = peer_tag(cgroup, &packet.remote, packet.remote_port, packet.local_port, packet.protocol);
+            slot = PEERS.get(peer_index(tag)).map_or(0, |line| cache::slot_of(*line, tag));
+        }
     }
     let mut cacheable = true;
     if slot == 0 {
         // SAFETY: `skb` is the context of the running program.
         let loopback = unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX;
         // SAFETY: as above.
-        let key = unsafe { key(skb, packet, &socket, cgroup, role, egress, loopback) };
+        let mut key = unsafe { key(skb, packet, &socket, cgroup, role, egress, loopback) };
+        if unclear {
+            who_spoke_first(&mut key, packet, egress);
+        }
         cacheable = key.loopback_peer() != Some(0);
         if loopback && egress && is_udp {
             forget_peer(&key, packet);
         }
         slot = edges::slot(&key);
-        if by_peer && !connected && cacheable {
-            remember_peer(line, cache::line(tag, slot));
+        if by_peer && (!connected || begins) && cacheable {
+            if unclear && key.role() == Role::Server {
+                let tag = peer_tag(cgroup, &packet.remote, packet.remote_port, packet.local_port, packet.protocol);
+                remember_peer(peer_index(tag), cache::line(tag, slot));
+            } else {
+                remember_peer(line, cache::line(tag, slot));
+            }
         }
     }
-    if connected && cacheable && (is_tcp || is_udp) {
+    // Not for a first SYN: the answer must come here too, to be counted.
+    if connected && cacheable && !begins && (is_tcp || is_udp) {
         // SAFETY: `skb` is the context of the running program.
         let socket = unsafe { SocketLine::new(skb, cookie) };
         if let Some(line) = SOCKETS.get_ptr_mut(socket.index) {
@@ -79,10 +88,11 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
             unsafe { *line = cache::line(socket.tag, slot) };
         }
     }
-    // A connection counts for the client when its first SYN leaves (a repeated one finds the socket in the cache),
-    // for the server when the ACK that ends the handshake meets the listener.
-    let accepted = !egress && socket.listening && packet.tcp_flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK;
-    if is_tcp && ((begins && egress) || accepted) {
+    // A connection counts for the client when the answer to its SYN arrives, for the server when the ACK that ends the
+    // handshake meets the listener.
+    let answered = socket.connecting && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK;
+    let accepted = socket.listening && packet.tcp_flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK;
+    if is_tcp && !egress && (answered || accepted) {
         if let Some(rare) = RARE.get_ptr_mut(slot) {
             // SAFETY: the map gave a valid, aligned pointer.
             unsafe { add(&raw mut (*rare).tcp_opened, 1) };
@@ -147,7 +157,7 @@ unsafe fn tcp_role(skb: *mut __sk_buff, packet: &Packet, socket: &Socket, egress
 }
 
 /// Datagrams have no handshake: a port that the kernel chose is the client's; where that does not tell, who is
-/// connected is the client.
+/// connected is the client. `Role::None` when nothing tells.
 #[inline(always)]
 fn datagram_role(packet: &Packet, connected: bool) -> Role {
     let ephemeral = EPHEMERAL_MIN.load();
@@ -158,7 +168,24 @@ fn datagram_role(packet: &Packet, connected: bool) -> Role {
     } else if connected {
         Role::Client
     } else {
-        Role::Server
+        Role::None
+    }
+}
+
+/// Two unconnected sockets whose ports say nothing: who speaks first is the client. Afterwards the edge that was made
+/// then says it, whichever packet asks.
+#[inline(never)]
+fn who_spoke_first(key: &mut EdgeKey, packet: &Packet, egress: bool) {
+    let (first, port, other, other_port) = if egress {
+        (Role::Client, packet.remote_port, Role::Server, packet.local_port)
+    } else {
+        (Role::Server, packet.local_port, Role::Client, packet.remote_port)
+    };
+    key.flags |= other as u8;
+    key.port = other_port;
+    if !edges::exists(key) {
+        key.flags = key.flags & !flags::ROLE_MASK | first as u8;
+        key.port = port;
     }
 }
 

@@ -10,6 +10,8 @@ use crate::packet::{Packet, TCP};
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`.
 const LISTEN: u32 = 10;
+/// `TCP_SYN_SENT` of `include/net/tcp_states.h`.
+const SYN_SENT: u32 = 2;
 /// `BPF_F_CURRENT_NETNS`: look in the namespace of the packet.
 const CURRENT_NETNS: u64 = -1i32 as u64;
 
@@ -54,6 +56,8 @@ impl SocketLine {
 pub struct Socket {
     /// The packet met a listening TCP socket: the handshake.
     pub listening: bool,
+    /// Its own SYN has no answer yet.
+    pub connecting: bool,
     /// It has one peer for good.
     pub connected: bool,
 }
@@ -70,9 +74,10 @@ impl Socket {
         unsafe {
             let sk = (*skb).__bindgen_anon_2.sk;
             if sk.is_null() {
-                return Self { listening: false, connected: false };
+                return Self { listening: false, connecting: false, connected: false };
             }
-            Self { listening: (*sk).state == LISTEN, connected: (*sk).dst_port != 0 }
+            let state = (*sk).state;
+            Self { listening: state == LISTEN, connecting: state == SYN_SENT, connected: (*sk).dst_port != 0 }
         }
     }
 }

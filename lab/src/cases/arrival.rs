@@ -80,7 +80,7 @@ pub fn pods_leave_nothing(scale: Scale, edges: Option<u32>) -> Result<()> {
             ensure!(Instant::now() < deadline, "the series of {name} are still there after {PATIENCE:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
-        ensure!(last == 1_028.0, "the final total of {name} was {last}");
+        ensure!(last == 1_028.0, "the final total of {name} was {last}; the agent's log:\n{}", agent.log());
     }
     agent
         .scrape_until(PATIENCE, |samples| used(samples) == idle)

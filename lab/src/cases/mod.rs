@@ -1,6 +1,6 @@
 //! The accuracy cases: a known amount is sent, and what the agent reports must be that, to the byte and the packet.
 //!
-//! They run natively (`lab/tests/cases_test.rs`) and in guests with other kernels ([`crate::vm_init`]).
+//! They run natively (`lab/tests/kernel_cases_test.rs`) and in guests with other kernels ([`crate::vm_init`]).
 
 mod arrival;
 mod between_pods;

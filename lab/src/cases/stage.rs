@@ -76,7 +76,8 @@ impl Stage {
 
     /// The same, at an address.
     pub fn agent_at(&self, listen: Option<SocketAddr>) -> Result<Agent> {
-        let mut arguments: Vec<OsString> = vec!["--traffic.peer-detail".into(), "pod".into()];
+        let mut arguments: Vec<OsString> =
+            ["--traffic.peer-detail", "pod", "--log.level", "debug"].map(OsString::from).to_vec();
         if let Some(edges) = self.edges {
             arguments.extend(["--traffic.edges".into(), edges.to_string().into()]);
         }

@@ -121,11 +121,10 @@ fn memories(sandbox: &Sandbox) -> impl Iterator<Item = RememberedContainer> {
 }
 
 impl SandboxHooks for KernelHooks {
-    fn attach(&mut self, point: &AttachPoint) -> anyhow::Result<()> {
-        let begin = Instant::now();
+    fn attach(&mut self, point: &AttachPoint, seen: Instant) -> anyhow::Result<()> {
         match self.attacher.attach(point) {
             Ok(()) => {
-                self.metrics.attach_seen(begin.elapsed());
+                self.metrics.attach_seen(seen.elapsed());
                 self.failed.remove(&point.cgroup_id);
                 Ok(())
             }
@@ -170,7 +169,7 @@ impl NoHooks {
 }
 
 impl SandboxHooks for NoHooks {
-    fn attach(&mut self, _: &AttachPoint) -> anyhow::Result<()> {
+    fn attach(&mut self, _: &AttachPoint, _: Instant) -> anyhow::Result<()> {
         Ok(())
     }
 

@@ -24,7 +24,8 @@ pub fn init(options: LogOptions) -> anyhow::Result<()> {
     .context("cannot set up the log: this process has one already")
 }
 
-/// Own messages (the kernel programs' and aya's too) at the chosen level, those of other libraries at most at info.
+/// Own messages (the kernel programs' too) at the chosen level, those of other libraries at most at info; what the
+/// loader does, instruction by instruction, only at trace.
 fn filter(level: LogLevel) -> Targets {
     let own = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -33,7 +34,12 @@ fn filter(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    Targets::new().with_default(own.min(LevelFilter::INFO)).with_target("observer", own).with_target("aya", own)
+    let loader = if level == LogLevel::Trace { own } else { own.min(LevelFilter::INFO) };
+    Targets::new()
+        .with_default(own.min(LevelFilter::INFO))
+        .with_target("observer", own)
+        .with_target("observer_ebpf", own)
+        .with_target("aya", loader)
 }
 
 #[cfg(test)]

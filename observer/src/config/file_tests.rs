@@ -37,6 +37,7 @@ fn every_option_can_stand_in_the_file_and_flags_win() {
         name = "n1"
         [traffic]
         edges = 16
+        peer-detail = "pod"
     "#;
     let options = options_from(file, &["--web.listen-address", ":2", "--log.level=trace"]);
     assert_eq!(options.web.listen_address.to_string(), "0.0.0.0:2");
@@ -44,6 +45,7 @@ fn every_option_can_stand_in_the_file_and_flags_win() {
     assert_eq!(options.web.telemetry_path, "/m");
     assert_eq!(options.paths.procfs, Path::new("/host/proc"));
     assert_eq!(options.traffic_edges, 16);
+    assert_eq!(options.peer_detail(), crate::traffic::PeerDetail::Pod);
     assert_eq!(options.node_name(), "n1");
     assert_eq!(options.pods_file.as_deref(), Some(Path::new("pods.json")));
 

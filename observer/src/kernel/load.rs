@@ -217,6 +217,8 @@ fn load_object(pins: &Pins, sizes: Sizes, debug: bool) -> Result<Ebpf, EbpfError
     size(&mut loader, &sizes);
     let atomic = u8::from(softirqs_are_threads());
     loader.override_global(abi::globals::ATOMIC_INGRESS, &atomic, true);
+    let ephemeral = ephemeral_min();
+    loader.override_global(abi::globals::EPHEMERAL_MIN, &ephemeral, true);
     let level: u8 = if debug { aya_log_level_debug() } else { 0 };
     loader.override_global(aya_log::LEVEL, &level, false);
     loader.load(OBJECT)
@@ -241,6 +243,14 @@ const fn aya_log_level_debug() -> u8 {
 /// True on a PREEMPT_RT kernel, where a packet that is being counted can be interrupted by the next one.
 fn softirqs_are_threads() -> bool {
     std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1")
+}
+
+/// The first port that the kernel chooses for clients (ip_local_port_range in Documentation/networking/ip-sysctl.rst);
+/// pods may have another range, but hardly ever do.
+fn ephemeral_min() -> u32 {
+    const DEFAULT: u32 = 32_768;
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    text.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(DEFAULT)
 }
 
 fn edge_table(ebpf: &mut Ebpf, sizes: Sizes) -> Result<EdgeTable, LoadError> {

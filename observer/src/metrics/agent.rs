@@ -105,6 +105,7 @@ pub(super) struct Facts {
     pub probes: BTreeMap<String, (ProbeState, String)>,
     pub edges: Option<(u64, u64)>,
     pub overflowed: Option<u64>,
+    pub losses: BTreeMap<&'static str, u64>,
     pub unattributed: BTreeMap<Direction, (u64, u64)>,
     pub pending: BTreeMap<Direction, (u64, u64)>,
     pub source_errors: BTreeMap<&'static str, u64>,
@@ -172,6 +173,11 @@ impl AgentMetrics {
     /// What was counted for no known container, in total since counting began.
     pub fn unattributed(&self, direction: Direction, bytes: u64, packets: u64) {
         self.facts().unattributed.insert(direction, (bytes, packets));
+    }
+
+    /// What the kernel programs could not do, by reason, in total since counting began.
+    pub fn kernel_losses(&self, reason: &'static str, total: u64) {
+        self.facts().losses.insert(reason, total);
     }
 
     /// What was counted for cgroups that have no name yet.

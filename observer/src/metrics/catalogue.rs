@@ -51,7 +51,7 @@ catalogue! {
         TRAFFIC_PACKETS: Counter, Count, "observer_traffic_packets_total", TRAFFIC,
             "Packets that passed the container's sockets, once for each direction. A packet that the kernel offloads as one large segment counts as one.";
         TCP_CONNECTIONS_OPENED: Counter, Count, "observer_tcp_connections_opened_total", CONNECTION,
-            "TCP connections: begun by the container as a client (its first SYN left), or accepted by it as a server (the handshake's last ACK arrived).";
+            "TCP connections that were established: as a client when the answer to the container's SYN arrived, as a server when the handshake's last ACK did.";
     }
     "CPU" {
         CPU_USAGE: Counter, Seconds, "observer_cpu_usage_seconds_total", ["namespace", "pod", "container", "mode"],
@@ -114,6 +114,8 @@ catalogue! {
             "Bytes that were counted but whose cgroup belongs to no known container.";
         AGENT_UNATTRIBUTED_PACKETS: Counter, Count, "observer_agent_unattributed_packets_total", ["direction"],
             "Packets that were counted but whose cgroup belongs to no known container.";
+        AGENT_KERNEL_LOSSES: Counter, Count, "observer_agent_kernel_losses_total", ["reason"],
+            "What the kernel programs could not do, by reason: table_full (an edge went to its container's spare slot), no_spare_slot (it went to the unattributed slot), insert_failed (an edge was refused though a slot was free), unparsed (a packet without a readable IP header). No byte is lost by any of them.";
         AGENT_PENDING_BYTES: Gauge, Bytes, "observer_agent_pending_bytes", ["direction"],
             "Bytes of cgroups that have no name yet. They join their container's series when it has one, or the unattributed ones after ten minutes.";
         AGENT_PENDING_PACKETS: Gauge, Count, "observer_agent_pending_packets", ["direction"],

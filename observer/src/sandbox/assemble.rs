@@ -235,6 +235,7 @@ mod tests {
     use crate::sandbox::{model::QosClass, scan::FoundPod};
 
     const NODE: u64 = 1;
+    const UID: &str = "11111111-2222-3333-4444-000000000001";
 
     fn found(id: char, parent: &str, pid: i32, pod: bool) -> FoundContainer {
         let id = String::from(id).repeat(64);
@@ -281,12 +282,12 @@ mod tests {
 
     #[test]
     fn a_pod_has_its_names_and_its_pause() {
-        let path = "/kubepods/podu";
+        let path = &format!("/kubepods/pod{UID}");
         let tree = Found {
             pods: vec![FoundPod {
                 path: path.into(),
                 inode: 7,
-                uid: "u".into(),
+                uid: UID.into(),
                 qos: QosClass::Guaranteed,
                 others: vec![],
             }],
@@ -296,7 +297,7 @@ mod tests {
         let names = HashMap::from([("a".repeat(64), ("app".to_owned(), "img".to_owned()))]);
         let identity =
             PodIdentity { name: "web".into(), namespace: "shop".into(), containers: names, ..Default::default() };
-        let sandboxes = run(&tree, &HashMap::from([("u".to_owned(), identity)]));
+        let sandboxes = run(&tree, &HashMap::from([(UID.to_owned(), identity)]));
         let [sandbox] = &sandboxes[..] else { panic!("{sandboxes:?}") };
         assert_eq!((sandbox.namespace.as_str(), sandbox.name.as_str(), sandbox.cgroup_id), ("shop", "web", 7));
         assert_eq!(sandbox.sandbox_id, "b".repeat(64));
@@ -309,12 +310,12 @@ mod tests {
 
     #[test]
     fn the_container_that_no_list_has_and_that_came_first_is_pause() {
-        let path = "/kubepods/podu";
+        let path = &format!("/kubepods/pod{UID}");
         let tree = Found {
             pods: vec![FoundPod {
                 path: path.into(),
                 inode: 7,
-                uid: "u".into(),
+                uid: UID.into(),
                 qos: QosClass::Guaranteed,
                 others: vec![],
             }],
@@ -325,9 +326,9 @@ mod tests {
             containers: HashMap::from([(String::from(id).repeat(64), ("app".to_owned(), String::new()))]),
             ..Default::default()
         };
-        let first = &run(&tree, &HashMap::from([("u".to_owned(), listed('a'))]))[0];
+        let first = &run(&tree, &HashMap::from([(UID.to_owned(), listed('a'))]))[0];
         assert_eq!(first.sandbox_id, "b".repeat(64));
-        let late = &run(&tree, &HashMap::from([("u".to_owned(), listed('b'))]))[0];
+        let late = &run(&tree, &HashMap::from([(UID.to_owned(), listed('b'))]))[0];
         assert_eq!(late.sandbox_id, "", "a container newer than the list is no pause");
     }
 
@@ -356,6 +357,29 @@ mod tests {
                 ("pod-foo", 2, 2, false),
                 ("cccccccccccc", 1, 1, false)
             ]
+        );
+    }
+
+    #[test]
+    fn a_group_keeps_its_key_and_name_when_the_first_container_goes() {
+        let mut tree = Found {
+            containers: vec![found('b', "/docker", 22, false), found('c', "/docker", 21, false)],
+            ..Found::default()
+        };
+        let first = &run(&tree, &PodIndex::new())[0];
+        assert_eq!(first.key.0, format!("cgroup:/docker/{}", "c".repeat(64)), "the one that started first");
+        let before: HashMap<_, _> =
+            first.containers.iter().map(|c| (c.cgroup.clone(), (first.key.clone(), first.name.clone()))).collect();
+        tree.containers.pop();
+        tree.containers.push(found('d', "/docker", 31, false));
+        tree.containers.push(FoundContainer { pid: None, ..found('e', "/docker", 32, false) });
+        let again = run_again(&tree, &PodIndex::new(), &before);
+        let keys: Vec<_> = again.iter().map(|s| (s.key.0.as_str(), s.name.as_str())).collect();
+        let other = format!("cgroup:/docker/{}", "d".repeat(64));
+        assert_eq!(
+            keys,
+            [(first.key.0.as_str(), "cccccccccccc"), (&other, "dddddddddddd")],
+            "one without a process waits"
         );
     }
 }

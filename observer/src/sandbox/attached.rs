@@ -9,12 +9,12 @@ use crate::identity::Snapshot;
 
 /// What follows from the coming and going of sandboxes.
 pub trait SandboxHooks: Send {
-    /// A sandbox is new: attach to it now. Called once for each cgroup, again at each rescan after an error.
+    /// A sandbox is new since `seen`: attach to it now. Called once for each cgroup, again at each rescan after an error.
     ///
     /// # Errors
     ///
     /// Whatever kept it from being attached; logged and counted by the implementor.
-    fn attach(&mut self, point: &AttachPoint) -> anyhow::Result<()>;
+    fn attach(&mut self, point: &AttachPoint, seen: Instant) -> anyhow::Result<()>;
 
     /// A sandbox has gone.
     fn detach(&mut self, point: &AttachPoint);
@@ -44,17 +44,17 @@ impl Attached {
     }
 
     /// Attaches to a directory that has just been seen. One that has gone meanwhile is nobody's loss.
-    pub fn attach_directory(&mut self, path: &Path) {
+    pub fn attach_directory(&mut self, path: &Path, seen: Instant) {
         if let Ok(metadata) = std::fs::metadata(path) {
-            self.attach(AttachPoint { cgroup_id: metadata.ino(), path: path.to_owned() });
+            self.attach(AttachPoint { cgroup_id: metadata.ino(), path: path.to_owned() }, seen);
         }
     }
 
-    fn attach(&mut self, point: AttachPoint) {
+    fn attach(&mut self, point: AttachPoint, seen: Instant) {
         if self.points.get(&point.cgroup_id).is_some_and(|known| known.done) {
             return;
         }
-        let done = self.hooks.attach(&point);
+        let done = self.hooks.attach(&point, seen);
         if let Err(error) = &done {
             debug!("attaching to {}: {error:#}", point.path.display());
         }
@@ -77,7 +77,7 @@ impl Attached {
         }
         for point in wanted {
             if retry || !self.points.contains_key(&point.cgroup_id) {
-                self.attach(point.clone());
+                self.attach(point.clone(), began);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
         Arc,
         mpsc::{Receiver, SyncSender, TryRecvError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -86,6 +86,7 @@ impl Attacher {
     /// Does all there is to do: events first, then an order, then events again. `None` at the end of all.
     fn work(&mut self) -> Option<()> {
         loop {
+            let began = Instant::now();
             let (changes, missed) = self.watcher.changes().unwrap_or_else(|error| {
                 warn!("cannot read cgroup events: {error}; looking at everything instead");
                 // An error that stays must not take a CPU, least of all at this priority.
@@ -93,7 +94,7 @@ impl Attacher {
                 (Vec::new(), true)
             });
             if missed || !changes.is_empty() {
-                let seen = self.made(changes.iter().filter(|change| change.made));
+                let seen = self.made(changes.iter().filter(|change| change.made), began);
                 if !(self.events)(Event { seen, missed }) {
                     return None;
                 }
@@ -110,14 +111,14 @@ impl Attacher {
     }
 
     /// Directories were made: attaching to all of them comes before everything else.
-    fn made<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) -> Vec<Sighting> {
+    fn made<'a>(&mut self, changes: impl Iterator<Item = &'a Change>, began: Instant) -> Vec<Sighting> {
         let mut seen = Vec::new();
         let mut parents = Vec::new();
         for change in changes {
             let Some(below) = change.path.strip_prefix(&self.root).ok().and_then(Path::to_str) else { continue };
             let path = format!("/{below}");
             // A container's pod was attached when it was made, unless its directory is a leftover that is used again.
-            self.attach(&path);
+            self.attach(&path, began);
             match classify(&path) {
                 Kind::Container { .. } => seen.extend(Sighting::of(&self.root, &path)),
                 Kind::Nested { .. } | Kind::Helper => {}
@@ -125,33 +126,33 @@ impl Attacher {
             }
         }
         for path in parents {
-            seen.append(&mut self.look_into(&path));
+            self.watch(&scan::directory(&self.root, &path));
+            seen.append(&mut self.look_into(&path, began));
         }
         seen
     }
 
-    /// Watches a new directory. What was made in it before makes no event: look.
-    fn look_into(&mut self, path: &str) -> Vec<Sighting> {
-        if !self.watch(&scan::directory(&self.root, path)) {
-            return Vec::new();
-        }
+    /// Looks into a new directory that is watched now: what was made in it before made no event.
+    fn look_into(&mut self, path: &str, began: Instant) -> Vec<Sighting> {
         let Ok(found) = scan::scan(&self.root, path) else { return Vec::new() };
         let pods = found.pods.iter().map(|pod| &pod.path);
         for path in pods.chain(found.containers.iter().map(|container| &container.path)) {
-            self.attach(path);
+            self.attach(path, began);
         }
         let mut seen: Vec<Sighting> = found.containers.iter().map(Sighting::from).collect();
         for parent in found.parents {
-            if let Some(below) = parent.strip_prefix(&self.root).ok().and_then(Path::to_str) {
-                seen.append(&mut self.look_into(&format!("/{below}")));
+            if self.watch(&parent)
+                && let Some(below) = parent.strip_prefix(&self.root).ok().and_then(Path::to_str)
+            {
+                seen.append(&mut self.look_into(&format!("/{below}"), began));
             }
         }
         seen
     }
 
-    fn attach(&mut self, path: &str) {
+    fn attach(&mut self, path: &str, began: Instant) {
         if let (true, Some(root)) = (self.has_v2, attach_root(path)) {
-            self.attached.attach_directory(&scan::directory(&self.root, root));
+            self.attached.attach_directory(&scan::directory(&self.root, root), began);
         }
     }
 

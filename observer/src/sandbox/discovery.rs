@@ -179,7 +179,7 @@ impl Scanner {
         let mut left = seen;
         let mut published = None;
         for look in 1..=LOOKS {
-            let outcome = match self.table.scan(&left) {
+            let outcome = match self.table.scan_after(&left) {
                 Ok(outcome) => Arc::new(outcome),
                 Err(error) => {
                     warn!("cannot read the cgroup tree {}: {error}", self.table.root().display());

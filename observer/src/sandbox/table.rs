@@ -16,7 +16,7 @@ use super::{
     hierarchy::Hierarchies,
     memory::{self, Remembered, carry_over},
     model::{AttachPoint, Container, Sandbox, SandboxKey},
-    process::{self, ProcessCache, ProcessFacts},
+    process::{self, INIT, ProcessCache, ProcessFacts},
     scan::{self, Found, Sighting, directory},
 };
 use crate::identity::{PodsFile, Snapshot};
@@ -28,8 +28,6 @@ const KEEP_GONE: Duration = Duration::from_secs(300);
 const EMPTY_PATIENCE: Duration = Duration::from_secs(60);
 /// A process that is younger is on its way from the runtime to the container.
 const SETTLED: Duration = Duration::from_secs(1);
-/// The process whose namespaces are the node's.
-const INIT: i32 = 1;
 
 /// What one scan came to.
 #[derive(Debug)]
@@ -116,13 +114,22 @@ impl SandboxTable {
         self.errors
     }
 
+    /// Looks at everything anew.
+    ///
+    /// # Errors
+    ///
+    /// When the root of the cgroup tree cannot be read. What was known stays.
+    pub fn scan(&mut self) -> io::Result<Outcome> {
+        self.scan_after(&[])
+    }
+
     /// Looks at everything anew. `seen` are containers that were made since the last time; one that has gone again
     /// meanwhile is listed as gone.
     ///
     /// # Errors
     ///
-    /// When the root of the cgroup tree cannot be read. What was known stays.
-    pub fn scan(&mut self, seen: &[Sighting]) -> io::Result<Outcome> {
+    /// As for [`SandboxTable::scan`].
+    pub fn scan_after(&mut self, seen: &[Sighting]) -> io::Result<Outcome> {
         let began = Instant::now();
         let found = scan::scan(&self.root, "")?;
         self.tell_truncated(found.truncated);
@@ -195,7 +202,7 @@ impl SandboxTable {
                     holders.get(&netns).map(|pid| addresses::of_process(&self.procfs, *pid)).unwrap_or_default()
                 },
                 pods: self.pods.pods(),
-                node_netns: process::read(&self.procfs, INIT).and_then(|facts| facts.namespace("net")),
+                node_netns: self.node_netns(),
                 before: &|container| before.get(&(container.path.as_str(), self.id(container.inode))).cloned(),
                 attach_point: &|path, inode| self.attach_point(path, inode),
             },
@@ -205,6 +212,14 @@ impl SandboxTable {
     /// The cgroup id of a directory with this inode.
     const fn id(&self, inode: u64) -> u64 {
         if self.has_v2 { inode } else { 0 }
+    }
+
+    /// The node's network namespace: that of its first process. Where that is closed to us (it has capabilities that we
+    /// lack: `__ptrace_may_access` in kernel/ptrace.c), our own, which is the node's wherever the agent is on the host
+    /// network, as it should be.
+    fn node_netns(&self) -> Option<u64> {
+        let of = |pid| process::read(&self.procfs, pid).and_then(|facts| facts.namespace("net"));
+        of(INIT).or_else(|| of(i32::try_from(std::process::id()).ok()?))
     }
 
     fn attach_point(&self, path: &str, inode: u64) -> Option<AttachPoint> {
@@ -374,23 +389,23 @@ mod tests {
     fn a_pod_comes_changes_and_goes() {
         let tree = Tree::new();
         let mut table = tree.table(vec![]);
-        assert!(alive(&table.scan(&[]).unwrap()).is_empty());
+        assert!(alive(&table.scan().unwrap()).is_empty());
         let me = std::process::id();
         tree.make('a', me);
         tree.make('b', me);
-        let outcome = table.scan(&[]).unwrap();
+        let outcome = table.scan().unwrap();
         assert_eq!(alive(&outcome), [(true, 2)]);
         assert_eq!(outcome.attach.len(), 1);
         fs::remove_dir_all(tree.container('a')).unwrap();
-        let outcome = table.scan(&[]).unwrap();
+        let outcome = table.scan().unwrap();
         assert_eq!(alive(&outcome), [(true, 1)]);
         assert_eq!(outcome.snapshot.sandboxes()[0].containers.len(), 2, "the dead one keeps its name");
         fs::remove_dir_all(tree.root.path().join("kubepods")).unwrap();
-        let outcome = table.scan(&[]).unwrap();
+        let outcome = table.scan().unwrap();
         assert_eq!(alive(&outcome), [(false, 0)]);
         assert!(outcome.attach.is_empty());
         table.release(&[SandboxKey(UID.into())]);
-        assert!(alive(&table.scan(&[]).unwrap()).is_empty());
+        assert!(alive(&table.scan().unwrap()).is_empty());
     }
 
     #[test]
@@ -398,15 +413,15 @@ mod tests {
         let tree = Tree::new();
         let mut table = tree.table(vec![]);
         tree.make('a', std::process::id());
-        assert_eq!(alive(&table.scan(&[]).unwrap()), [(true, 1)]);
+        assert_eq!(alive(&table.scan().unwrap()), [(true, 1)]);
         fs::write(tree.container('a').join("cgroup.procs"), "").unwrap();
-        let outcome = table.scan(&[]).unwrap();
+        let outcome = table.scan().unwrap();
         assert_eq!(alive(&outcome), [(false, 0)]);
         assert!(outcome.attach.is_empty(), "its programs go");
         table.release(&[SandboxKey(UID.into())]);
-        assert!(alive(&table.scan(&[]).unwrap()).iter().all(|(alive, _)| !alive));
+        assert!(alive(&table.scan().unwrap()).iter().all(|(alive, _)| !alive));
         tree.make('b', std::process::id());
-        let outcome = table.scan(&[]).unwrap();
+        let outcome = table.scan().unwrap();
         assert!(alive(&outcome).contains(&(true, 1)), "and it may come back");
         assert_eq!(outcome.attach.len(), 1);
     }
@@ -425,10 +440,56 @@ mod tests {
             pause: false,
         };
         let mut table = tree.table(vec![remember(UID, 4_000_000_001), remember("other", 4_000_000_002)]);
-        let outcome = table.scan(&[]).unwrap();
+        let outcome = table.scan().unwrap();
         let here = outcome.snapshot.by_cgroup(4_000_000_001).unwrap();
         assert_eq!((here.sandbox.alive, here.container_name()), (true, "old"));
         let gone = outcome.snapshot.by_cgroup(4_000_000_002).unwrap();
         assert_eq!((gone.sandbox.alive, gone.sandbox.name.as_str()), (false, "web"));
+    }
+
+    #[test]
+    fn a_container_that_came_and_went_between_two_scans_has_a_name() {
+        let tree = Tree::new();
+        tree.make('a', std::process::id());
+        let mut table = tree.table(vec![]);
+        table.scan().unwrap();
+        let below = |pod: &str, id: char| format!("/kubepods/pod{pod}/{}", String::from(id).repeat(64));
+        let other = "22222222-2222-3333-4444-000000000001";
+        let outcome = table
+            .scan_after(&[
+                Sighting { path: below(UID, 'b'), inode: 4_000_000_001 },
+                Sighting { path: below(other, 'c'), inode: 4_000_000_002 },
+            ])
+            .unwrap();
+        let here = outcome.snapshot.by_cgroup(4_000_000_001).unwrap();
+        assert_eq!((here.sandbox.alive, here.container_name()), (true, "bbbbbbbbbbbb"));
+        let gone = outcome.snapshot.by_cgroup(4_000_000_002).unwrap();
+        assert_eq!((gone.sandbox.alive, gone.sandbox.uid.as_str(), gone.sandbox.name.as_str()), (false, other, other));
+    }
+
+    #[test]
+    fn a_leftover_directory_is_let_go_of() {
+        let tree = Tree::new();
+        fs::create_dir_all(tree.root.path().join(format!("kubepods/pod{UID}"))).unwrap();
+        let mut table = tree.table(vec![]);
+        assert_eq!(table.scan().unwrap().attach.len(), 1, "it may just be on its way");
+        let long_ago = Instant::now().checked_sub(EMPTY_PATIENCE).unwrap();
+        table.empty.values_mut().for_each(|since| *since = long_ago);
+        assert!(table.scan().unwrap().attach.is_empty());
+        tree.make('a', std::process::id());
+        assert_eq!(table.scan().unwrap().attach.len(), 1, "it is used again");
+    }
+
+    #[test]
+    fn a_node_that_is_a_container_carries_the_programs_of_its_pods() {
+        let tree = Tree::new();
+        let node = format!("docker/{}", "d".repeat(64));
+        fs::create_dir_all(tree.root.path().join(format!("{node}/kubelet/kubepods/pod{UID}/{}", "a".repeat(64))))
+            .unwrap();
+        let outcome = tree.table(vec![]).scan().unwrap();
+        let paths: Vec<_> = outcome.attach.iter().map(|point| point.path.clone()).collect();
+        assert_eq!(paths, [tree.root.path().join(&node)]);
+        let pods = outcome.snapshot.sandboxes();
+        assert_eq!((pods.len(), &pods[0].attach_points), (1, &outcome.attach));
     }
 }

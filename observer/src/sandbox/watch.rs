@@ -46,14 +46,19 @@ impl Watcher {
     ///
     /// What inotify_add_watch(2) says: ENOSPC at `fs.inotify.max_user_watches`.
     pub fn add(&mut self, path: &Path) -> io::Result<bool> {
-        if self.by_path.contains_key(path) {
-            return Ok(false);
-        }
+        // Asked of the kernel every time: a directory that was removed and made again is another one, and as long as
+        // somebody has a file of the old one open, no event says that it went.
         let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
         match self.inotify.watches().add(path, mask) {
             Ok(descriptor) => {
-                self.by_descriptor.insert(descriptor.clone(), path.to_owned());
-                self.by_path.insert(path.to_owned(), descriptor);
+                let known = self.by_path.insert(path.to_owned(), descriptor.clone());
+                if known.as_ref() == Some(&descriptor) {
+                    return Ok(false);
+                }
+                if let Some(old) = known {
+                    self.by_descriptor.remove(&old);
+                }
+                self.by_descriptor.insert(descriptor, path.to_owned());
                 Ok(true)
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
@@ -78,8 +83,6 @@ impl Watcher {
         for event in events {
             if event.mask.contains(EventMask::Q_OVERFLOW) {
                 missed = true;
-                // Whatever was made anew meanwhile has to be watched anew; to add the others again does nothing.
-                self.by_path.clear();
             } else if event.mask.contains(EventMask::IGNORED) {
                 if let Some(path) = self.by_descriptor.remove(&event.wd)
                     && self.by_path.get(&path) == Some(&event.wd)
@@ -89,14 +92,7 @@ impl Watcher {
             } else if let (Some(parent), Some(name), true) =
                 (self.by_descriptor.get(&event.wd), event.name, event.mask.contains(EventMask::ISDIR))
             {
-                let path = parent.join(name);
-                let made = event.mask.contains(EventMask::CREATE);
-                if !made {
-                    // IGNORED comes only when the last file of the removed directory is closed; another one of this
-                    // name may be there by then.
-                    self.by_path.remove(&path);
-                }
-                changes.push(Change { path, made });
+                changes.push(Change { path: parent.join(name), made: event.mask.contains(EventMask::CREATE) });
             }
         }
         Ok((changes, missed))

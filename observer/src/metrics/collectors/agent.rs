@@ -45,6 +45,9 @@ impl Collect for AgentCollector {
             out.family(&c::AGENT_UNATTRIBUTED_BYTES).sample([direction.as_str()], *bytes);
             out.family(&c::AGENT_UNATTRIBUTED_PACKETS).sample([direction.as_str()], *packets);
         }
+        for (reason, total) in &facts.losses {
+            out.family(&c::AGENT_KERNEL_LOSSES).sample([reason], *total);
+        }
         for (direction, (bytes, packets)) in &facts.pending {
             out.family(&c::AGENT_PENDING_BYTES).sample([direction.as_str()], *bytes);
             out.family(&c::AGENT_PENDING_PACKETS).sample([direction.as_str()], *packets);

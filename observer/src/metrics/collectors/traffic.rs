@@ -33,6 +33,14 @@ impl TrafficCollector {
         let losses = self.table.losses();
         self.agent.edges(series.edges, self.table.capacity().into());
         self.agent.edges_overflowed(losses.overflowed);
+        for (reason, total) in [
+            ("table_full", losses.overflowed),
+            ("no_spare_slot", losses.unattributed),
+            ("insert_failed", losses.insert_failed),
+            ("unparsed", losses.unparsed),
+        ] {
+            self.agent.kernel_losses(reason, total);
+        }
         for (totals, tell) in [
             (&series.unattributed, AgentMetrics::unattributed as fn(&AgentMetrics, Direction, u64, u64)),
             (&series.pending, AgentMetrics::pending),

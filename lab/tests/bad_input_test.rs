@@ -1,0 +1,252 @@
+//! What the agent says and does when something is missing or wrong: a clear error, or the rest goes on and says so.
+//! Needs root.
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use observer_lab::agent::{Agent, AgentOptions, find_binary};
+use observer_lab::bpffs::BpfFs;
+use observer_lab::launch::Launcher;
+use observer_lab::pod::{Pod, PodSpec};
+use support::{node, runs};
+
+/// Runs the agent's binary to its end.
+fn observer(arguments: &[&str]) -> Output {
+    Command::new(find_binary().unwrap()).args(arguments).output().unwrap()
+}
+
+/// What it wrote, both streams.
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn launcher() -> Launcher {
+    Launcher::at(env!("CARGO_BIN_EXE_observer-lab"))
+}
+
+fn run_with(options: AgentOptions) -> Agent {
+    Agent::start(&launcher(), &options).unwrap()
+}
+
+/// The state of the probe that counts traffic, and why.
+fn probe(agent: &Agent) -> (String, String) {
+    let samples = agent.scrape().unwrap();
+    let sample = samples.select("observer_agent_probe_state", &[("probe", "cgroup_skb")]).next().unwrap();
+    (sample.label("state").to_owned(), sample.label("reason").to_owned())
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let bpffs = BpfFs::create().unwrap();
+    let path = bpffs.path().to_str().unwrap();
+    let output = observer(&["run", "--web.listen-address", &address, "--path.bpffs", path]);
+    assert!(!output.status.success());
+    let said = words(&output);
+    assert!(said.contains(&address) && said.contains("--web.listen-address"), "{said}");
+}
+
+#[test]
+fn a_second_agent_says_so_and_does_not_start() {
+    let bpffs = BpfFs::create().unwrap();
+    let path = bpffs.path().to_owned();
+    let first = run_with(AgentOptions { bpffs: Some(path.clone()), ..AgentOptions::default() });
+    let output = observer(&["run", "--web.listen-address", "127.0.0.1:0", "--path.bpffs", path.to_str().unwrap()]);
+    assert!(!output.status.success());
+    assert!(words(&output).contains("another observer is running"), "{}", words(&output));
+    let output = observer(&["uninstall", "--path.bpffs", path.to_str().unwrap()]);
+    assert!(!output.status.success(), "it must not be taken from under a running agent");
+    assert_eq!(probe(&first).0, "ok", "the first one is untouched");
+    first.terminate().unwrap();
+    let output = observer(&["uninstall", "--path.bpffs", path.to_str().unwrap()]);
+    assert!(output.status.success() && words(&output).contains("removed"), "{}", words(&output));
+    assert!(!path.join("observer").exists());
+}
+
+#[test]
+fn without_root_the_rest_goes_on_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let binary = directory.path().join("observer");
+    fs::copy(find_binary().unwrap(), &binary).unwrap();
+    for path in [directory.path(), &binary] {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    // The check says what is missing, and its status says that the main job cannot run.
+    let output = Command::new(&binary).arg("check").uid(65_534).gid(65_534).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = words(&output);
+    assert!(said.contains("CAP_BPF") || said.contains("CAP_NET_ADMIN"), "{said}");
+    assert!(said.contains("MISSING"), "{said}");
+    let output = Command::new(&binary).arg("pods").uid(65_534).gid(65_534).output().unwrap();
+    assert!(output.status.success(), "{}", words(&output));
+}
+
+#[test]
+fn no_bpffs_and_none_to_be_mounted() {
+    let agent = run_with(AgentOptions { bpffs: Some("/proc/self/nothing".into()), ..AgentOptions::default() });
+    let (state, reason) = probe(&agent);
+    assert_eq!(state, "failed");
+    assert!(reason.contains("--path.bpffs") && reason.contains("/proc/self/nothing"), "{reason}");
+    assert!(agent.fetch("/").unwrap().contains("failed"), "the landing page shows it");
+    agent.terminate().unwrap();
+}
+
+#[test]
+fn no_cgroup_tree_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let output = observer(&["run", "--web.listen-address", "127.0.0.1:0", "--path.cgroupfs", path]);
+    assert!(!output.status.success());
+    assert!(words(&output).contains("--path.cgroupfs"), "{}", words(&output));
+    let output = observer(&["check", "--path.cgroupfs", path]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn no_cgroup_v2_tree() {
+    // A v1 hierarchy alone, as the only thing below the path: a host without a v2 tree.
+    let Some(v1) = observer_lab::cgroup::detect()
+        .unwrap()
+        .into_iter()
+        .find(|hierarchy| hierarchy.has("memory") && hierarchy.mount.ends_with("memory"))
+    else {
+        println!("this machine has no v1 hierarchy: nothing to test");
+        return;
+    };
+    let bpffs = BpfFs::create().unwrap();
+    let agent = run_with(AgentOptions {
+        bpffs: Some(bpffs.path().to_owned()),
+        arguments: vec!["--path.cgroupfs".into(), v1.mount.clone().into()],
+        ..AgentOptions::default()
+    });
+    let (state, reason) = probe(&agent);
+    assert_eq!(state, "unsupported");
+    assert!(reason.contains("cgroup v2"), "{reason}");
+    agent.terminate().unwrap();
+}
+
+#[test]
+fn a_pods_file_that_is_missing_broken_and_mended() {
+    let node = node();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pods.json");
+    let bpffs = BpfFs::create().unwrap();
+    let agent = run_with(AgentOptions {
+        bpffs: Some(bpffs.path().to_owned()),
+        pods_file: Some(file.clone()),
+        ..AgentOptions::default()
+    });
+    assert!(agent.log().contains("cannot read the pods file"), "{}", agent.log());
+    let pod = Pod::create(&node, PodSpec::new("ns", "named-later", &["c"])).unwrap();
+    let uid = pod.uid().to_owned();
+    let has = |name: &str| {
+        let labels = [("pod", name)];
+        agent
+            .scrape_until(Duration::from_secs(15), |samples| {
+                samples.select("observer_pod_info", &labels).next().is_some()
+            })
+            .unwrap_or_else(|error| panic!("{name}: {error:#}\n{}", agent.log()));
+    };
+    // Without a name it is known by its UID.
+    has(&uid);
+    fs::write(&file, "{\"items\": [\n  \"junk\"").unwrap();
+    has(&uid);
+    observer_lab::podsfile::write(&file, [&pod]).unwrap();
+    has("named-later");
+    // Broken again: the names stay.
+    fs::write(&file, "\0\0\0").unwrap();
+    std::thread::sleep(Duration::from_secs(6));
+    has("named-later");
+    assert!(agent.log().contains("is not a kubelet /pods document"), "{}", agent.log());
+    agent.terminate().unwrap();
+}
+
+/// A program attached in exclusive mode (without `BPF_F_ALLOW_MULTI`), as an old tool would.
+fn attach_exclusively(cgroup: &Path) -> aya::Ebpf {
+    use aya::programs::CgroupSkb;
+    use std::os::fd::{AsFd, AsRawFd};
+    let mut ebpf = observer::kernel::Kernel::load_empty().unwrap();
+    let program: &mut CgroupSkb = ebpf.program_mut("empty_egress").unwrap().try_into().unwrap();
+    let directory = fs::File::open(cgroup).unwrap();
+    // `attr` of BPF_PROG_ATTACH: target_fd, attach_bpf_fd, attach_type, attach_flags (0: exclusive).
+    let egress = 1u32;
+    let attr =
+        [directory.as_raw_fd().cast_unsigned(), program.fd().unwrap().as_fd().as_raw_fd().cast_unsigned(), egress, 0];
+    // SAFETY: bpf(2) reads 16 bytes of a live array of plain integers.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, 8, attr.as_ptr(), size_of_val(&attr)) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    ebpf
+}
+
+#[test]
+fn a_cgroup_that_somebody_else_holds_exclusively() {
+    let node = node();
+    let bpffs = BpfFs::create().unwrap();
+    let held = Pod::create(&node, PodSpec::new("ns", "held", &["c"])).unwrap();
+    let free = Pod::create(&node, PodSpec::new("ns", "free", &["c"])).unwrap();
+    let _program = attach_exclusively(&held.cgroup().unified().unwrap());
+    let agent = run_with(AgentOptions { bpffs: Some(bpffs.path().to_owned()), ..AgentOptions::default() });
+    let (state, reason) = probe(&agent);
+    assert_eq!(state, "failed");
+    assert!(reason.contains("another tool has attached") && reason.contains(held.uid()), "{reason}");
+    assert!(agent.scrape().unwrap().sum("observer_agent_attach_errors_total", &[]) >= 1.0);
+    // The other pod is counted all the same.
+    let to = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+    free.container("c")
+        .unwrap()
+        .run(&observer_lab::actor::Command::UdpSend {
+            to,
+            sizes: observer_lab::actor::Sizes::List(vec![100]),
+            connected: false,
+            pace: observer_lab::actor::Pace::Free,
+        })
+        .unwrap();
+    let samples = agent.scrape().unwrap();
+    let sent = samples.sum("observer_traffic_bytes_total", &[("pod", free.uid()), ("direction", "transmit")]);
+    assert_eq!(sent, 128.0);
+    agent.terminate().unwrap();
+}
+
+#[test]
+fn pods_made_by_hand_in_the_docker_manner_are_one_sandbox() {
+    let node = node();
+    let bpffs = BpfFs::create().unwrap();
+    let agent = run_with(AgentOptions { bpffs: Some(bpffs.path().to_owned()), ..AgentOptions::default() });
+    let style = observer_lab::pod::CgroupStyle::Parent("/pod-by-hand".into());
+    let pod = Pod::create(&node, PodSpec::new("", "by-hand", &["client", "server"]).style(style)).unwrap();
+    let udp = pod.container("server").unwrap().serve_udp(([127, 0, 0, 1], 0).into(), true).unwrap();
+    pod.container("client")
+        .unwrap()
+        .run(&observer_lab::actor::Command::UdpSend {
+            to: udp,
+            sizes: observer_lab::actor::Sizes::List(vec![100; 10]),
+            connected: true,
+            pace: observer_lab::actor::Pace::Echoed { window: 1 },
+        })
+        .unwrap();
+    let short = |name: &str| pod.container(name).unwrap().id()[..12].to_owned();
+    let (client, server) = (short("client"), short("server"));
+    let samples = agent.scrape().unwrap();
+    let labels = [
+        ("pod", "pod-by-hand"),
+        ("container", client.as_str()),
+        ("peer_kind", "container"),
+        ("peer_container", server.as_str()),
+        ("direction", "transmit"),
+    ];
+    assert_eq!(samples.sum("observer_traffic_bytes_total", &labels), 1_280.0, "{}", agent.log());
+    let output = observer(&["pods", "-o", "json"]);
+    let pods: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = pods.as_array().unwrap().iter().find(|pod| pod["name"] == "pod-by-hand").unwrap();
+    assert_eq!(found["containers"].as_array().unwrap().len(), 2);
+    assert_eq!(found["hooks"], serde_json::json!(["ingress", "egress"]));
+    assert!(runs(agent.pid()));
+    agent.terminate().unwrap();
+}
