@@ -99,7 +99,7 @@ fn write_tree(out: &mut String, sandbox: &Sandbox, hooks: &[String]) -> std::fmt
         or_dash(&sandbox.uid),
         sandbox.qos.map_or("-", QosClass::as_str),
         or_dash(sandbox.runtime.as_str()),
-        or_dash(&[sandbox.workload_kind.as_str(), sandbox.workload.as_str()].join("/").trim_matches('/')),
+        or_dash([sandbox.workload_kind.as_str(), sandbox.workload.as_str()].join("/").trim_matches('/')),
     )?;
     let netns = sandbox.netns.map_or_else(|| "-".to_owned(), |inode| inode.to_string());
     writeln!(out, "│  network {network}  netns {netns}")?;

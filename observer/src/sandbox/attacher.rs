@@ -18,10 +18,26 @@ use tracing::{debug, warn};
 use super::{
     attached::Attached,
     classify::{Kind, attach_root, classify},
+    model::AttachPoint,
     scan::{self, Sighting},
-    table::Outcome,
     watch::{Change, Watcher},
 };
+use crate::identity::Snapshot;
+
+/// What one scan came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// When the scan began.
+    pub began: Instant,
+    /// All sandboxes.
+    pub snapshot: Arc<Snapshot>,
+    /// Where programs should be attached.
+    pub attach: Vec<AttachPoint>,
+    /// Directories in which pods or containers can appear.
+    pub parents: Vec<PathBuf>,
+    /// Something that was found is still being made: a container without a process, a pod without an address.
+    pub incomplete: bool,
+}
 
 /// What the thread tells: something changed in the tree.
 pub struct Event {

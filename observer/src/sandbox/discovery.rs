@@ -18,11 +18,11 @@ use tracing::warn;
 
 use super::{
     attached::{Attached, SandboxHooks},
-    attacher::{Attacher, Event, Order},
+    attacher::{Attacher, Event, Order, Outcome},
     model::SandboxKey,
     scan::Sighting,
     schedule::Schedule,
-    table::{Outcome, SandboxTable},
+    table::SandboxTable,
 };
 use crate::identity::Snapshot;
 

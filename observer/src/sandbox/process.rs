@@ -82,21 +82,25 @@ pub struct ProcessCache {
 }
 
 impl ProcessCache {
-    /// The facts of these processes; reads the new ones and forgets the others. A process is known by its id and its
-    /// network namespace: an id that was given to another process is read anew. So is a process that is young: a
-    /// runtime enters namespaces and changes its name (execve) in the one that becomes the container's first.
+    /// Forgets what may not hold any more. A process is known by its id and its network namespace: one whose id was
+    /// given to another is forgotten. So is one that is young: a runtime enters namespaces and changes its name
+    /// (execve) in the process that becomes the container's first.
+    pub fn check(&mut self, procfs: &Path) {
+        self.by_pid.retain(|pid, facts| {
+            facts.age().is_none_or(|age| age > YOUNG)
+                && facts.namespace("net").is_some()
+                && facts.namespace("net") == namespace_inode(&procfs.join(pid.to_string()).join("ns/net"))
+        });
+    }
+
+    /// Reads those of these processes that are not known, and forgets all others.
     pub fn refresh(&mut self, procfs: &Path, pids: impl Iterator<Item = i32>) {
-        let mut next = HashMap::new();
+        let mut before = std::mem::take(&mut self.by_pid);
         for pid in pids {
-            let net = namespace_inode(&procfs.join(pid.to_string()).join("ns/net"));
-            let known = self.by_pid.remove(&pid).filter(|facts| {
-                net.is_some() && facts.namespace("net") == net && facts.age().is_none_or(|age| age > YOUNG)
-            });
-            if let Some(facts) = known.or_else(|| read(procfs, pid)) {
-                next.insert(pid, facts);
+            if let Some(facts) = before.remove(&pid).or_else(|| read(procfs, pid)) {
+                self.by_pid.insert(pid, facts);
             }
         }
-        self.by_pid = next;
     }
 
     /// The facts of a process.

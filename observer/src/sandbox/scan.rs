@@ -93,10 +93,20 @@ pub struct Found {
 ///
 /// When `root/start` itself cannot be read.
 pub fn scan(root: &Path, start: &str) -> io::Result<Found> {
+    scan_with(root, start, &|_| None)
+}
+
+/// [`scan`] that does not read the processes of containers whose directory (an inode) has one that is `known`: to read
+/// `cgroup.procs` is most of a scan's cost.
+///
+/// # Errors
+///
+/// As for [`scan`].
+pub fn scan_with(root: &Path, start: &str, known: &dyn Fn(u64) -> Option<i32>) -> io::Result<Found> {
     let top = start.trim_end_matches('/');
     let inode = fs::metadata(directory(root, top))?.ino();
     fs::read_dir(directory(root, top))?;
-    let mut walk = Walk { root, found: Found::default(), left: MAX_DIRECTORIES };
+    let mut walk = Walk { root, known, found: Found::default(), left: MAX_DIRECTORIES };
     walk.visit(Place { path: top.to_owned(), inode, depth: 0, pod: None });
     Ok(walk.found)
 }
@@ -109,6 +119,7 @@ pub fn directory(root: &Path, path: &str) -> PathBuf {
 
 struct Walk<'a> {
     root: &'a Path,
+    known: &'a dyn Fn(u64) -> Option<i32>,
     found: Found,
     left: usize,
 }
@@ -137,7 +148,7 @@ impl Walk<'_> {
                 self.found.parents.push(directory.clone());
             }
             Kind::Container { id, runtime, pod } => {
-                let mut pid = first_process(&directory);
+                let mut pid = (self.known)(place.inode).or_else(|| first_process(&directory));
                 let mut nested = Vec::new();
                 self.below(&directory, &place, &mut nested, &mut pid);
                 let Place { path, inode, .. } = place;

@@ -10,13 +10,14 @@ use std::{
 };
 
 use super::{
-    addresses,
-    assemble::{Knowledge, assemble},
+    addresses::{self, AddressCache},
+    assemble::{Knowledge, assemble, is_unfinished},
+    attacher::Outcome,
     classify::attach_root,
     hierarchy::Hierarchies,
     memory::{self, Remembered, carry_over},
-    model::{AttachPoint, Container, Sandbox, SandboxKey},
-    process::{self, INIT, ProcessCache, ProcessFacts},
+    model::{AttachPoint, Sandbox, SandboxKey},
+    process::{self, INIT, ProcessCache},
     scan::{self, Found, Sighting, directory},
 };
 use crate::identity::{PodsFile, Snapshot};
@@ -26,23 +27,6 @@ const KEEP_GONE: Duration = Duration::from_secs(300);
 /// How long a pod's cgroup may have no container before it counts as a leftover. A container that is made in it later
 /// makes it a pod again.
 const EMPTY_PATIENCE: Duration = Duration::from_secs(60);
-/// A process that is younger is on its way from the runtime to the container.
-const SETTLED: Duration = Duration::from_secs(1);
-
-/// What one scan came to.
-#[derive(Debug)]
-pub struct Outcome {
-    /// When the scan began.
-    pub began: Instant,
-    /// All sandboxes.
-    pub snapshot: Arc<Snapshot>,
-    /// Where programs should be attached.
-    pub attach: Vec<AttachPoint>,
-    /// Directories in which pods or containers can appear.
-    pub parents: Vec<PathBuf>,
-    /// Something that was found is still being made: a container without a process, a pod without an address.
-    pub incomplete: bool,
-}
 
 /// The sandboxes, scan after scan.
 #[derive(Debug)]
@@ -54,6 +38,7 @@ pub struct SandboxTable {
     pods: PodsFile,
     last_pods_error: String,
     processes: ProcessCache,
+    addresses: AddressCache,
     here: BTreeMap<SandboxKey, Sandbox>,
     gone: BTreeMap<SandboxKey, (Sandbox, Instant)>,
     remembered: Vec<Remembered>,
@@ -85,6 +70,7 @@ impl SandboxTable {
             pods: PodsFile::new(pods_file),
             last_pods_error: String::new(),
             processes: ProcessCache::default(),
+            addresses: AddressCache::default(),
             here: BTreeMap::new(),
             gone: BTreeMap::new(),
             remembered,
@@ -131,11 +117,19 @@ impl SandboxTable {
     /// As for [`SandboxTable::scan`].
     pub fn scan_after(&mut self, seen: &[Sighting]) -> io::Result<Outcome> {
         let began = Instant::now();
-        let found = scan::scan(&self.root, "")?;
+        self.processes.check(&self.procfs);
+        let node_netns = self.node_netns();
+        let settled = self.settled(node_netns);
+        let found = scan::scan_with(&self.root, "", &|inode| settled.get(&inode).copied())?;
         self.tell_truncated(found.truncated);
         self.refresh_names();
         self.processes.refresh(&self.procfs, found.containers.iter().filter_map(|container| container.pid));
-        let assembled = self.assemble(&found);
+        let netns_of = |pid: i32| self.processes.get(pid).and_then(|facts| facts.namespace("net"));
+        let pids = found.containers.iter().filter_map(|container| container.pid);
+        let holders: HashMap<u64, i32> =
+            pids.filter_map(|pid| Some((netns_of(pid).filter(|netns| Some(*netns) != node_netns)?, pid))).collect();
+        self.addresses.refresh(&self.procfs, holders.into_iter());
+        let assembled = self.assemble(&found, node_netns);
         self.merge(assembled);
         self.settle_sightings(&found, seen);
         self.recall();
@@ -144,7 +138,8 @@ impl SandboxTable {
             began,
             snapshot: self.snapshot(),
             attach: self.attach_points(&found, began),
-            incomplete: self.is_incomplete(),
+            incomplete: !self.sighted.is_empty()
+                || self.here.values().any(|sandbox| is_unfinished(sandbox, &self.processes)),
             parents: found.parents,
         })
     }
@@ -181,10 +176,21 @@ impl SandboxTable {
         }
     }
 
-    fn assemble(&self, found: &Found) -> Vec<Sandbox> {
-        let netns_of = |pid: i32| self.processes.get(pid).and_then(|facts| facts.namespace("net"));
-        let holders: HashMap<u64, i32> =
-            found.containers.iter().filter_map(|container| Some((netns_of(container.pid?)?, container.pid?))).collect();
+    /// Processes that are known to be in a container still, by the inode of its directory: those in a network namespace
+    /// of their pod's. On the node's network another process may have got the id.
+    fn settled(&self, node_netns: Option<u64>) -> HashMap<u64, i32> {
+        let containers = self.here.values().flat_map(|sandbox| &sandbox.containers);
+        containers
+            .filter(|container| container.alive && container.cgroup_id != 0)
+            .filter_map(|container| {
+                let pid = container.pid?;
+                let netns = self.processes.get(pid)?.namespace("net")?;
+                (Some(netns) != node_netns).then_some((container.cgroup_id, pid))
+            })
+            .collect()
+    }
+
+    fn assemble(&self, found: &Found, node_netns: Option<u64>) -> Vec<Sandbox> {
         let before: HashMap<(&str, u64), (SandboxKey, String)> = self
             .here
             .values()
@@ -198,11 +204,9 @@ impl SandboxTable {
             found,
             &Knowledge {
                 process: &|pid| self.processes.get(pid).cloned(),
-                addresses: &|netns| {
-                    holders.get(&netns).map(|pid| addresses::of_process(&self.procfs, *pid)).unwrap_or_default()
-                },
+                addresses: &|netns| self.addresses.get(netns),
                 pods: self.pods.pods(),
-                node_netns: self.node_netns(),
+                node_netns,
                 before: &|container| before.get(&(container.path.as_str(), self.id(container.inode))).cloned(),
                 attach_point: &|path, inode| self.attach_point(path, inode),
             },
@@ -296,17 +300,6 @@ impl SandboxTable {
         }
     }
 
-    fn is_incomplete(&self) -> bool {
-        let making = |container: &Container| {
-            let young = |facts: &ProcessFacts| facts.age().is_some_and(|age| age < SETTLED);
-            container.alive && container.pid.is_none_or(|pid| self.processes.get(pid).is_none_or(young))
-        };
-        let unknown =
-            |sandbox: &Sandbox| sandbox.netns.is_none() || !sandbox.host_network && sandbox.addresses.is_empty();
-        !self.sighted.is_empty()
-            || self.here.values().any(|sandbox| unknown(sandbox) || sandbox.containers.iter().any(making))
-    }
-
     fn snapshot(&self) -> Arc<Snapshot> {
         let gone = self.gone.values().map(|(sandbox, _)| sandbox);
         let sandboxes = gone.chain(self.here.values()).cloned().map(Arc::new).collect();
@@ -346,150 +339,5 @@ impl SandboxTable {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    const UID: &str = "11111111-2222-3333-4444-000000000001";
-
-    struct Tree {
-        root: tempfile::TempDir,
-    }
-
-    impl Tree {
-        fn new() -> Self {
-            Self { root: tempfile::tempdir().unwrap() }
-        }
-
-        fn container(&self, id: char) -> PathBuf {
-            self.root.path().join(format!("kubepods/pod{UID}/{}", String::from(id).repeat(64)))
-        }
-
-        fn make(&self, id: char, pid: u32) {
-            fs::create_dir_all(self.container(id)).unwrap();
-            fs::write(self.container(id).join("cgroup.procs"), format!("{pid}\n")).unwrap();
-        }
-
-        fn table(&self, remembered: Vec<Remembered>) -> SandboxTable {
-            SandboxTable {
-                root: self.root.path().to_owned(),
-                has_v2: true,
-                ..SandboxTable::new(&Hierarchies::default(), Path::new("/proc"), None, String::new(), remembered)
-            }
-        }
-    }
-
-    fn alive(outcome: &Outcome) -> Vec<(bool, usize)> {
-        let living = |sandbox: &Arc<Sandbox>| sandbox.containers.iter().filter(|container| container.alive).count();
-        outcome.snapshot.sandboxes().iter().map(|sandbox| (sandbox.alive, living(sandbox))).collect()
-    }
-
-    #[test]
-    fn a_pod_comes_changes_and_goes() {
-        let tree = Tree::new();
-        let mut table = tree.table(vec![]);
-        assert!(alive(&table.scan().unwrap()).is_empty());
-        let me = std::process::id();
-        tree.make('a', me);
-        tree.make('b', me);
-        let outcome = table.scan().unwrap();
-        assert_eq!(alive(&outcome), [(true, 2)]);
-        assert_eq!(outcome.attach.len(), 1);
-        fs::remove_dir_all(tree.container('a')).unwrap();
-        let outcome = table.scan().unwrap();
-        assert_eq!(alive(&outcome), [(true, 1)]);
-        assert_eq!(outcome.snapshot.sandboxes()[0].containers.len(), 2, "the dead one keeps its name");
-        fs::remove_dir_all(tree.root.path().join("kubepods")).unwrap();
-        let outcome = table.scan().unwrap();
-        assert_eq!(alive(&outcome), [(false, 0)]);
-        assert!(outcome.attach.is_empty());
-        table.release(&[SandboxKey(UID.into())]);
-        assert!(alive(&table.scan().unwrap()).is_empty());
-    }
-
-    #[test]
-    fn an_empty_directory_that_stays_is_a_pod_that_went() {
-        let tree = Tree::new();
-        let mut table = tree.table(vec![]);
-        tree.make('a', std::process::id());
-        assert_eq!(alive(&table.scan().unwrap()), [(true, 1)]);
-        fs::write(tree.container('a').join("cgroup.procs"), "").unwrap();
-        let outcome = table.scan().unwrap();
-        assert_eq!(alive(&outcome), [(false, 0)]);
-        assert!(outcome.attach.is_empty(), "its programs go");
-        table.release(&[SandboxKey(UID.into())]);
-        assert!(alive(&table.scan().unwrap()).iter().all(|(alive, _)| !alive));
-        tree.make('b', std::process::id());
-        let outcome = table.scan().unwrap();
-        assert!(alive(&outcome).contains(&(true, 1)), "and it may come back");
-        assert_eq!(outcome.attach.len(), 1);
-    }
-
-    #[test]
-    fn memories_name_what_is_gone() {
-        let tree = Tree::new();
-        tree.make('a', std::process::id());
-        let remember = |sandbox: &str, cgroup_id| Remembered {
-            cgroup_id,
-            sandbox: SandboxKey(sandbox.into()),
-            namespace: "shop".into(),
-            pod: "web".into(),
-            id: format!("{cgroup_id:064}"),
-            name: "old".into(),
-            pause: false,
-        };
-        let mut table = tree.table(vec![remember(UID, 4_000_000_001), remember("other", 4_000_000_002)]);
-        let outcome = table.scan().unwrap();
-        let here = outcome.snapshot.by_cgroup(4_000_000_001).unwrap();
-        assert_eq!((here.sandbox.alive, here.container_name()), (true, "old"));
-        let gone = outcome.snapshot.by_cgroup(4_000_000_002).unwrap();
-        assert_eq!((gone.sandbox.alive, gone.sandbox.name.as_str()), (false, "web"));
-    }
-
-    #[test]
-    fn a_container_that_came_and_went_between_two_scans_has_a_name() {
-        let tree = Tree::new();
-        tree.make('a', std::process::id());
-        let mut table = tree.table(vec![]);
-        table.scan().unwrap();
-        let below = |pod: &str, id: char| format!("/kubepods/pod{pod}/{}", String::from(id).repeat(64));
-        let other = "22222222-2222-3333-4444-000000000001";
-        let outcome = table
-            .scan_after(&[
-                Sighting { path: below(UID, 'b'), inode: 4_000_000_001 },
-                Sighting { path: below(other, 'c'), inode: 4_000_000_002 },
-            ])
-            .unwrap();
-        let here = outcome.snapshot.by_cgroup(4_000_000_001).unwrap();
-        assert_eq!((here.sandbox.alive, here.container_name()), (true, "bbbbbbbbbbbb"));
-        let gone = outcome.snapshot.by_cgroup(4_000_000_002).unwrap();
-        assert_eq!((gone.sandbox.alive, gone.sandbox.uid.as_str(), gone.sandbox.name.as_str()), (false, other, other));
-    }
-
-    #[test]
-    fn a_leftover_directory_is_let_go_of() {
-        let tree = Tree::new();
-        fs::create_dir_all(tree.root.path().join(format!("kubepods/pod{UID}"))).unwrap();
-        let mut table = tree.table(vec![]);
-        assert_eq!(table.scan().unwrap().attach.len(), 1, "it may just be on its way");
-        let long_ago = Instant::now().checked_sub(EMPTY_PATIENCE).unwrap();
-        table.empty.values_mut().for_each(|since| *since = long_ago);
-        assert!(table.scan().unwrap().attach.is_empty());
-        tree.make('a', std::process::id());
-        assert_eq!(table.scan().unwrap().attach.len(), 1, "it is used again");
-    }
-
-    #[test]
-    fn a_node_that_is_a_container_carries_the_programs_of_its_pods() {
-        let tree = Tree::new();
-        let node = format!("docker/{}", "d".repeat(64));
-        fs::create_dir_all(tree.root.path().join(format!("{node}/kubelet/kubepods/pod{UID}/{}", "a".repeat(64))))
-            .unwrap();
-        let outcome = tree.table(vec![]).scan().unwrap();
-        let paths: Vec<_> = outcome.attach.iter().map(|point| point.path.clone()).collect();
-        assert_eq!(paths, [tree.root.path().join(&node)]);
-        let pods = outcome.snapshot.sandboxes();
-        assert_eq!((pods.len(), &pods[0].attach_points), (1, &outcome.attach));
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;
