@@ -16,6 +16,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::actor::{self, Command as Act};
+use crate::bench::load::Load;
 use crate::netns::NetNs;
 use crate::{cgroup, process};
 
@@ -135,6 +136,8 @@ pub enum Role {
         #[arg(long, default_value = "[]")]
         first: String,
     },
+    /// One end of a benchmark's load.
+    Load(Load),
 }
 
 impl Role {
@@ -148,6 +151,7 @@ impl Role {
         Ok(match self {
             Self::Pause => vec!["pause".to_owned()],
             Self::Actor { first } => vec!["actor".to_owned(), format!("--first={first}")],
+            Self::Load(load) => load.arguments(),
         })
     }
 }
@@ -172,6 +176,7 @@ pub fn enter(entry: &Entry, role: &Role) -> Result<ExitCode> {
     rustix::thread::set_name(&name).context("setting the process name")?;
     match role {
         Role::Pause => actor::pause(),
+        Role::Load(load) => crate::bench::load::run(load),
         Role::Actor { first } => {
             let first: Vec<Act> =
                 serde_json::from_str(first).with_context(|| format!("reading the commands {first}"))?;

@@ -12,6 +12,7 @@
 
 pub mod actor;
 pub mod agent;
+pub mod bench;
 pub mod bpffs;
 pub mod cases;
 pub mod cgroup;

@@ -36,6 +36,11 @@ enum Command {
         #[arg(long)]
         pods_file: Option<PathBuf>,
     },
+    /// Measure what the agent costs.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Remove what killed runs have left.
     Sweep,
     /// Become a process of a container (the lab starts this itself).
@@ -56,6 +61,12 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// What the hooks take from the traffic, against nothing and against programs that do nothing.
+    Overhead(observer_lab::bench::Options),
+}
+
 fn main() -> ExitCode {
     if let Some(code) = observer_lab::vm_init::entry() {
         return code;
@@ -73,6 +84,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo { seconds, listen } => observer_lab::demo::run(seconds, listen),
         Command::Pods { seconds, pods_file } => observer_lab::demo::pods(seconds, pods_file.as_deref()),
+        Command::Bench { what: Bench::Overhead(options) } => observer_lab::bench::overhead(&options),
         Command::Sweep => {
             let swept = observer_lab::sweep()?;
             println!("removed {} cgroup directories and {} mounts", swept.cgroups, swept.mounts);

@@ -12,12 +12,15 @@ use observer_common::{
 use crate::{
     edges,
     maps::{EPHEMERAL_MIN, PEERS, RARE, SOCKETS, add, lose},
-    packet::{self, Packet, SCTP, TCP, UDP, UDPLITE, tcp},
+    opaque,
+    packet::{self, Packet, SCTP, tcp},
     socket::{self, Socket, SocketLine},
 };
 
 /// The index of the loopback interface: the first of every network namespace (`net/core/dev.c`).
 const LOOPBACK_IFINDEX: u32 = 1;
+/// In a slot that must not be remembered: the socket at the other end was not to be found yet.
+const TRANSIENT: u32 = 1 << 31;
 
 /// Finds or makes the slot, and remembers it for the packets that follow.
 #[inline(never)]
@@ -34,65 +37,23 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     let packet = unsafe { packet.assume_init_ref() };
     // SAFETY: `skb` is the context of the running program.
     let socket = unsafe { Socket::of(skb) };
-    let is_tcp = packet.protocol == TCP;
-    let is_udp = packet.protocol == UDP || packet.protocol == UDPLITE;
-    let connected = socket.connected && !socket.listening;
-    let begins = is_tcp && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    let role = if is_udp || packet.protocol == SCTP { datagram_role(packet, connected) } else { Role::None };
-    let unclear = is_udp && role == Role::None;
 
-    // Sockets with many peers (listeners in a handshake, unconnected UDP) are cached by peer. What is looked for
-    // by the client in `forget_peer` must be what is written here by the server: hence the cgroup, not the cookie.
-    let who = if is_tcp || role == Role::Server { cgroup } else { cookie };
-    let tag = peer_tag(who, &packet.remote, packet.remote_port, packet.local_port, packet.protocol);
-    let line = peer_index(tag);
-    let by_peer = is_tcp || (is_udp && !connected);
-    let mut slot = 0;
-    if by_peer && !begins {
-        slot = PEERS.get(line).map_or(0, |line| cache::slot_of(*line, tag));
-        if slot == 0 && unclear {
-            // It may have been remembered as a server's.
-            let tag = peer_tag(cgroup, &packet.remote, packet.remote_port, packet.local_port, packet.protocol);
-            slot = PEERS.get(peer_index(tag)).map_or(0, |line| cache::slot_of(*line, tag));
-        }
-    }
-    let mut cacheable = true;
+    // Sockets with many peers (listeners in a handshake, unconnected UDP) are cached by peer.
+    let by_peer = packet.is_tcp() || (packet.is_udp() && !socket.is_connected());
+    let mut slot = if by_peer && !begins(packet) { remembered(packet, &socket, cgroup, cookie) } else { 0 };
     if slot == 0 {
         // SAFETY: `skb` is the context of the running program.
-        let loopback = unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX;
-        // SAFETY: as above.
-        let mut key = unsafe { key(skb, packet, &socket, cgroup, role, egress, loopback) };
-        if unclear {
-            who_spoke_first(&mut key, packet, egress);
-        }
-        cacheable = key.loopback_peer() != Some(0);
-        if loopback && egress && is_udp {
-            forget_peer(&key, packet);
-        }
-        slot = edges::slot(&key);
-        if by_peer && (!connected || begins) && cacheable {
-            if unclear && key.role() == Role::Server {
-                let tag = peer_tag(cgroup, &packet.remote, packet.remote_port, packet.local_port, packet.protocol);
-                remember_peer(peer_index(tag), cache::line(tag, slot));
-            } else {
-                remember_peer(line, cache::line(tag, slot));
-            }
-        }
+        slot = unsafe { resolve(skb, packet, &socket, cgroup, egress, cookie) };
     }
+    let transient = slot & TRANSIENT != 0;
+    let slot = slot & !TRANSIENT;
     // Not for a first SYN: the answer must come here too, to be counted.
-    if connected && cacheable && !begins && (is_tcp || is_udp) {
+    if !transient && (packet.is_tcp() || packet.is_udp()) && socket.is_connected() && !begins(packet) {
         // SAFETY: `skb` is the context of the running program.
-        let socket = unsafe { SocketLine::new(skb, cookie) };
-        if let Some(line) = SOCKETS.get_ptr_mut(socket.index) {
-            // SAFETY: the map gave a valid, aligned pointer; a line is one word, so a reader sees old or new.
-            unsafe { *line = cache::line(socket.tag, slot) };
-        }
+        let line = unsafe { SocketLine::new(skb, cookie) };
+        write(SOCKETS.get_ptr_mut(line.index), cache::line(line.tag, slot));
     }
-    // A connection counts for the client when the answer to its SYN arrives, for the server when the ACK that ends the
-    // handshake meets the listener.
-    let answered = socket.connecting && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK;
-    let accepted = socket.listening && packet.tcp_flags & (tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK;
-    if is_tcp && !egress && (answered || accepted) {
+    if !egress && packet.is_tcp() && established(packet, &socket) {
         if let Some(rare) = RARE.get_ptr_mut(slot) {
             // SAFETY: the map gave a valid, aligned pointer.
             unsafe { add(&raw mut (*rare).tcp_opened, 1) };
@@ -101,54 +62,135 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     slot
 }
 
-/// Makes the key of the packet's edge.
+/// A SYN without ACK: a connection begins.
 #[inline(always)]
-unsafe fn key(
+fn begins(packet: &Packet) -> bool {
+    packet.is_tcp() && packet.tcp_flags() & (tcp::SYN | tcp::ACK) == tcp::SYN
+}
+
+/// A connection counts for the client when the answer to its SYN arrives, for the server when the ACK that ends the
+/// handshake meets the listener.
+#[inline(always)]
+fn established(packet: &Packet, socket: &Socket) -> bool {
+    let flags = packet.tcp_flags() & (tcp::SYN | tcp::RST | tcp::ACK);
+    (flags == tcp::SYN | tcp::ACK && socket.is_connecting()) || (flags == tcp::ACK && socket.is_listening())
+}
+
+/// Looks into the cache of peers; 0 when it is not there.
+#[inline(always)]
+fn remembered(packet: &Packet, socket: &Socket, cgroup: u64, cookie: u64) -> u32 {
+    let role = if packet.is_tcp() { Role::Server } else { datagram_role(packet, socket) };
+    let mut slot = 0;
+    if role != Role::Server {
+        slot = peer_line(peer_tag(cookie, packet, false));
+    }
+    if slot == 0 && role != Role::Client {
+        slot = peer_line(peer_tag(cgroup, packet, false));
+    }
+    slot
+}
+
+/// Makes the key and finds its edge, the long way.
+///
+/// # Safety
+///
+/// `skb` is the context of the running program.
+#[inline(always)]
+unsafe fn resolve(
     skb: *mut __sk_buff,
     packet: &Packet,
     socket: &Socket,
     cgroup: u64,
-    role: Role,
     egress: bool,
-    loopback: bool,
-) -> EdgeKey {
-    let has_sockets = packet.protocol == TCP || packet.protocol == UDP || packet.protocol == UDPLITE;
-    // SAFETY: `skb` is the context of the running program.
-    let role = if packet.protocol == TCP { unsafe { tcp_role(skb, packet, socket, egress) } } else { role };
-    let port = match role {
-        Role::Client => packet.remote_port,
-        Role::Server => packet.local_port,
-        Role::None => 0,
-    };
-    let mut key = EdgeKey {
-        cgroup,
-        peer: packet.remote,
-        port,
-        protocol: packet.protocol,
-        flags: role as u8 | if packet.ipv6 { flags::IPV6 } else { 0 },
-        zero: 0,
-    };
-    if loopback {
-        // SAFETY: `skb` is the context of the running program.
+    cookie: u64,
+) -> u32 {
+    let mut key = EdgeKey { cgroup, peer: packet.remote, port: 0, protocol: packet.protocol(), flags: 0, zero: 0 };
+    if packet.is_ipv6() {
+        key.flags = flags::IPV6;
+    }
+    // SAFETY: the caller's promise.
+    if unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX {
+        let has_sockets = packet.is_tcp() || packet.is_udp();
+        // SAFETY: the caller's promise.
         let peer = if has_sockets { unsafe { socket::peer_cgroup(skb, packet) } } else { 0 };
         key.peer = [peer as u32, (peer >> 32) as u32, 0, 0];
         key.flags |= flags::LOOPBACK;
+        if egress && packet.is_udp() {
+            forget_peer(peer, packet);
+        }
     }
-    key
+    // SAFETY: the caller's promise.
+    unsafe { set_role(skb, &mut key, packet, socket, egress) };
+    // SAFETY: a key is integers without padding, aligned and sized by 8.
+    unsafe { opaque::forget(&raw mut key) };
+    let slot = edges::slot(&key);
+    if key.loopback_peer() == Some(0) {
+        return slot | TRANSIENT;
+    }
+    // What is looked for by the client in `forget_peer` must be what is written here for the server: hence its cgroup.
+    let by_peer = packet.is_tcp() || packet.is_udp();
+    if by_peer && (!socket.is_connected() || begins(packet)) {
+        let who = if packet.is_tcp() || key.role() == Role::Server { cgroup } else { cookie };
+        let tag = peer_tag(who, packet, false);
+        write(PEERS.get_ptr_mut(peer_index(tag)), cache::line(tag, slot));
+    }
+    slot
 }
 
-/// Who called whom. The handshake says it; for a connection that is older than the agent the kernel is asked
-/// whether somebody listens here.
+/// Says who called whom, and by which port.
+#[inline(always)]
+unsafe fn set_role(skb: *mut __sk_buff, key: &mut EdgeKey, packet: &Packet, socket: &Socket, egress: bool) {
+    let role = if packet.is_tcp() {
+        // SAFETY: the caller's promise.
+        unsafe { tcp_role(skb, packet, socket, egress) }
+    } else if packet.is_udp() || packet.protocol() == SCTP {
+        datagram_role(packet, socket)
+    } else {
+        return;
+    };
+    match role {
+        Role::Client => as_client(key, packet),
+        Role::Server => as_server(key, packet),
+        // Two unconnected sockets whose ports say nothing: who speaks first is the client. Afterwards the edge that was
+        // made then says it, whichever packet asks.
+        Role::None if egress => {
+            as_server(key, packet);
+            if !edges::exists(key) {
+                as_client(key, packet);
+            }
+        }
+        Role::None => {
+            as_client(key, packet);
+            if !edges::exists(key) {
+                as_server(key, packet);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn as_client(key: &mut EdgeKey, packet: &Packet) {
+    key.flags = key.flags & !flags::ROLE_MASK | Role::Client as u8;
+    key.port = packet.remote_port;
+}
+
+#[inline(always)]
+fn as_server(key: &mut EdgeKey, packet: &Packet) {
+    key.flags = key.flags & !flags::ROLE_MASK | Role::Server as u8;
+    key.port = packet.local_port;
+}
+
+/// The handshake says who called whom; for a connection that is older than the agent the kernel is asked whether
+/// somebody listens here.
 #[inline(always)]
 unsafe fn tcp_role(skb: *mut __sk_buff, packet: &Packet, socket: &Socket, egress: bool) -> Role {
-    let syn = packet.tcp_flags & tcp::SYN != 0;
-    let ack = packet.tcp_flags & tcp::ACK != 0;
-    if syn {
+    let flags = packet.tcp_flags();
+    if flags & tcp::SYN != 0 {
         // SYN out or SYN-ACK in: the client. SYN in or SYN-ACK out: the server.
-        if egress != ack { Role::Client } else { Role::Server }
-    } else if socket.listening {
+        if egress == (flags & tcp::ACK == 0) { Role::Client } else { Role::Server }
+    } else if socket.is_listening() {
         Role::Server
-    // SAFETY: `skb` is the context of the running program.
+    // SAFETY: the caller's promise.
     } else if unsafe { socket::local_listener(skb, packet) } {
         Role::Server
     } else {
@@ -159,45 +201,34 @@ unsafe fn tcp_role(skb: *mut __sk_buff, packet: &Packet, socket: &Socket, egress
 /// Datagrams have no handshake: a port that the kernel chose is the client's; where that does not tell, who is
 /// connected is the client. `Role::None` when nothing tells.
 #[inline(always)]
-fn datagram_role(packet: &Packet, connected: bool) -> Role {
+fn datagram_role(packet: &Packet, socket: &Socket) -> Role {
     let ephemeral = EPHEMERAL_MIN.load();
     let local_chosen = u32::from(packet.local_port) >= ephemeral;
     let remote_chosen = u32::from(packet.remote_port) >= ephemeral;
     if local_chosen != remote_chosen {
         if local_chosen { Role::Client } else { Role::Server }
-    } else if connected {
+    } else if socket.is_connected() {
         Role::Client
     } else {
         Role::None
     }
 }
 
-/// Two unconnected sockets whose ports say nothing: who speaks first is the client. Afterwards the edge that was made
-/// then says it, whichever packet asks.
-#[inline(never)]
-fn who_spoke_first(key: &mut EdgeKey, packet: &Packet, egress: bool) {
-    let (first, port, other, other_port) = if egress {
-        (Role::Client, packet.remote_port, Role::Server, packet.local_port)
-    } else {
-        (Role::Server, packet.local_port, Role::Client, packet.remote_port)
-    };
-    key.flags |= other as u8;
-    key.port = other_port;
-    if !edges::exists(key) {
-        key.flags = key.flags & !flags::ROLE_MASK | first as u8;
-        key.port = port;
-    }
-}
-
-/// A tag for a peer of an unconnected socket, good in its upper 40 bits and in those that `peer_index` takes.
+/// A tag for a peer of an unconnected socket, good in its upper 40 bits and in those that `peer_index` takes. Seen from
+/// the other end when `reversed`.
 #[inline(always)]
-fn peer_tag(who: u64, remote: &[u32; 4], remote_port: u16, local_port: u16, protocol: u8) -> u64 {
+fn peer_tag(who: u64, packet: &Packet, reversed: bool) -> u64 {
+    let (remote, remote_port, local_port) = if reversed {
+        (&packet.local, packet.local_port, packet.remote_port)
+    } else {
+        (&packet.remote, packet.remote_port, packet.local_port)
+    };
     let mut hash = who.wrapping_mul(cache::SPREAD);
     hash = (hash ^ (u64::from(remote[0]) << 32 | u64::from(remote[1]))).wrapping_mul(cache::SPREAD);
     hash ^= hash >> 29;
     hash = (hash ^ (u64::from(remote[2]) << 32 | u64::from(remote[3]))).wrapping_mul(cache::SPREAD);
     hash ^= hash >> 29;
-    let ports = u64::from(protocol) << 32 | u64::from(remote_port) << 16 | u64::from(local_port);
+    let ports = u64::from(packet.protocol()) << 32 | u64::from(remote_port) << 16 | u64::from(local_port);
     hash = (hash ^ ports).wrapping_mul(cache::SPREAD);
     hash ^ hash >> 32
 }
@@ -207,22 +238,26 @@ fn peer_index(tag: u64) -> u32 {
     (tag >> (cache::SLOT_BITS - cache::PEER_LINES.ilog2())) as u32 & (cache::PEER_LINES - 1)
 }
 
+/// The slot that is remembered for a tag, or 0.
 #[inline(always)]
-fn remember_peer(index: u32, value: u64) {
-    if let Some(line) = PEERS.get_ptr_mut(index) {
+fn peer_line(tag: u64) -> u32 {
+    PEERS.get(peer_index(tag)).map_or(0, |line| cache::slot_of(*line, tag))
+}
+
+#[inline(always)]
+fn write(line: Option<*mut u64>, value: u64) {
+    if let Some(line) = line {
         // SAFETY: the map gave a valid, aligned pointer; a line is one word, so a reader sees old or new.
         unsafe { *line = value };
     }
 }
 
-/// A UDP socket sends over loopback for the first time: what the other side remembers of this address and port was
-/// another socket, perhaps of another container.
+/// A UDP socket sends over loopback for the first time: what the other side, in cgroup `peer`, remembers of this address
+/// and port was another socket, perhaps of another container.
 #[inline(always)]
-fn forget_peer(key: &EdgeKey, packet: &Packet) {
-    let Some(other) = key.loopback_peer() else { return };
-    let tag = peer_tag(other, &packet.local, packet.local_port, packet.remote_port, packet.protocol);
-    let index = peer_index(tag);
-    if PEERS.get(index).map_or(0, |line| cache::slot_of(*line, tag)) != 0 {
-        remember_peer(index, 0);
+fn forget_peer(peer: u64, packet: &Packet) {
+    let tag = peer_tag(peer, packet, true);
+    if peer_line(tag) != 0 {
+        write(PEERS.get_ptr_mut(peer_index(tag)), 0);
     }
 }

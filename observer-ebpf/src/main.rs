@@ -9,6 +9,7 @@ mod edges;
 mod empty;
 mod find;
 mod maps;
+mod opaque;
 mod packet;
 mod socket;
 

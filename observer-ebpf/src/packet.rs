@@ -4,6 +4,8 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_load_bytes};
 
+use crate::opaque;
+
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;
 /// Protocol number of UDP.
@@ -23,10 +25,12 @@ pub mod tcp {
     pub const ACK: u8 = 0x10;
 }
 
-/// IPv6 extension headers that are walked over before the search is given up. RFC 8200 names six kinds.
-const EXTENSION_HEADERS: usize = 6;
+/// IPv6 extension headers that are walked over before the search is given up. More are rare, and each one multiplies the
+/// paths that the verifier walks.
+const EXTENSION_HEADERS: usize = 3;
 
-/// Addresses and ports, seen from the socket in hand.
+/// Addresses and ports, seen from the socket in hand. Integers alone, a multiple of 8 bytes: see [`crate::opaque`].
+#[repr(C, align(8))]
 pub struct Packet {
     /// The other side's address in network byte order, IPv4 as `::ffff:a.b.c.d`.
     pub remote: [u32; 4],
@@ -40,8 +44,44 @@ pub struct Packet {
     pub protocol: u8,
     /// TCP flags, or 0.
     pub tcp_flags: u8,
-    /// IPv6.
-    pub ipv6: bool,
+    /// 1 for IPv6, 0 for IPv4.
+    pub ipv6: u16,
+}
+
+impl Packet {
+    /// The protocol, read anew: a branch on it teaches the verifier nothing about the next one.
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        // SAFETY: a reference can be read.
+        unsafe { core::ptr::read_volatile(&raw const self.protocol) }
+    }
+
+    /// The TCP flags, as [`Packet::protocol`].
+    #[inline(always)]
+    pub fn tcp_flags(&self) -> u8 {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const self.tcp_flags) }
+    }
+
+    /// Whether it is IPv6, as [`Packet::protocol`].
+    #[inline(always)]
+    pub fn is_ipv6(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const self.ipv6) != 0 }
+    }
+
+    /// TCP.
+    #[inline(always)]
+    pub fn is_tcp(&self) -> bool {
+        self.protocol() == TCP
+    }
+
+    /// UDP or UDP-Lite.
+    #[inline(always)]
+    pub fn is_udp(&self) -> bool {
+        let protocol = self.protocol();
+        protocol == UDP || protocol == UDPLITE
+    }
 }
 
 /// RFC 791, section 3.1.
@@ -89,10 +129,19 @@ struct TcpStart {
 #[inline(never)]
 pub unsafe fn parse(skb: *mut __sk_buff, egress: bool, packet: &mut MaybeUninit<Packet>) -> bool {
     let packet = packet.as_mut_ptr();
-    // SAFETY: the caller's promise.
-    if unsafe { direct(skb, egress, packet) } {
-        return true;
+    // SAFETY: the caller's promise; both write the whole packet when they say so.
+    unsafe {
+        if !direct(skb, egress, packet) && !copied(skb, egress, packet) {
+            return false;
+        }
+        opaque::forget(packet);
     }
+    true
+}
+
+/// Reads headers of any kind by copying them out.
+#[inline(always)]
+unsafe fn copied(skb: *mut __sk_buff, egress: bool, packet: *mut Packet) -> bool {
     let mut first = 0u8;
     // SAFETY: the caller's promise, and `first` is one byte.
     if !unsafe { load(skb, 0, &mut first) } {
@@ -176,7 +225,7 @@ unsafe fn direct(skb: *mut __sk_buff, egress: bool, packet: *mut Packet) -> bool
         (*packet).local_port = local_port;
         (*packet).protocol = protocol;
         (*packet).tcp_flags = flags;
-        (*packet).ipv6 = transport == size_of::<Ipv6Header>();
+        (*packet).ipv6 = u16::from(transport == size_of::<Ipv6Header>());
     }
     true
 }
@@ -209,7 +258,7 @@ unsafe fn ipv4(skb: *mut __sk_buff, egress: bool, packet: *mut Packet) -> Option
         (*packet).local = [0, 0, 0xffffu32.to_be(), local];
         (*packet).remote = [0, 0, 0xffffu32.to_be(), remote];
         (*packet).protocol = header.protocol;
-        (*packet).ipv6 = false;
+        (*packet).ipv6 = 0;
     }
     // The fragment offset, 13 bits: only the first fragment has a transport header.
     if u16::from_be(header.fragment) & 0x1fff != 0 {
@@ -239,7 +288,7 @@ unsafe fn ipv6(skb: *mut __sk_buff, egress: bool, packet: *mut Packet) -> Option
     unsafe {
         (*packet).local = local;
         (*packet).remote = remote;
-        (*packet).ipv6 = true;
+        (*packet).ipv6 = 1;
     }
     let mut transport = NO_TRANSPORT;
     let mut offset = size_of::<Ipv6Header>() as u32;

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use observer_common::cache;
 
-use crate::packet::{Packet, TCP};
+use crate::{opaque, packet::Packet};
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`.
 const LISTEN: u32 = 10;
@@ -52,14 +52,11 @@ impl SocketLine {
     }
 }
 
-/// What a program may know of the packet's own socket.
+/// What a program may know of the packet's own socket. Integers alone, 8 bytes: see [`crate::opaque`].
+#[repr(C, align(8))]
 pub struct Socket {
-    /// The packet met a listening TCP socket: the handshake.
-    pub listening: bool,
-    /// Its own SYN has no answer yet.
-    pub connecting: bool,
-    /// It has one peer for good.
-    pub connected: bool,
+    state: u32,
+    peer_port: u32,
 }
 
 impl Socket {
@@ -70,15 +67,38 @@ impl Socket {
     /// `skb` is the context of the running program.
     #[inline(always)]
     pub unsafe fn of(skb: *mut __sk_buff) -> Self {
-        // SAFETY: as in `SocketLine::new`.
+        // SAFETY: as in `SocketLine::new`; the value is complete before it is made opaque.
         unsafe {
             let sk = (*skb).__bindgen_anon_2.sk;
-            if sk.is_null() {
-                return Self { listening: false, connecting: false, connected: false };
-            }
-            let state = (*sk).state;
-            Self { listening: state == LISTEN, connecting: state == SYN_SENT, connected: (*sk).dst_port != 0 }
+            let mut socket = if sk.is_null() {
+                Self { state: 0, peer_port: 0 }
+            } else {
+                Self { state: (*sk).state, peer_port: u32::from((*sk).dst_port) }
+            };
+            opaque::forget(&raw mut socket);
+            socket
         }
+    }
+
+    /// It listens: the packet belongs to a handshake.
+    #[inline(always)]
+    pub fn is_listening(&self) -> bool {
+        // SAFETY: a reference can be read.
+        unsafe { core::ptr::read_volatile(&raw const self.state) == LISTEN }
+    }
+
+    /// Its own SYN has no answer yet.
+    #[inline(always)]
+    pub fn is_connecting(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const self.state) == SYN_SENT }
+    }
+
+    /// It has one peer for good.
+    #[inline(always)]
+    pub fn is_connected(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const self.peer_port) != 0 && !self.is_listening() }
     }
 }
 
@@ -126,7 +146,7 @@ unsafe fn cgroup_of(skb: *mut __sk_buff, packet: &Packet, tuple: &mut Tuple) -> 
     // SAFETY: `skb` is the context, the tuple is initialised, and a socket that was found is released.
     unsafe {
         let tuple = core::ptr::from_mut(tuple).cast::<bpf_sock_tuple>();
-        let sk = if packet.protocol == TCP {
+        let sk = if packet.is_tcp() {
             bpf_sk_lookup_tcp(skb.cast(), tuple, tuple_size(packet), CURRENT_NETNS, 0)
         } else {
             bpf_sk_lookup_udp(skb.cast(), tuple, tuple_size(packet), CURRENT_NETNS, 0)
@@ -146,7 +166,7 @@ type Tuple = [u32; 9];
 
 #[inline(always)]
 fn tuple_size(packet: &Packet) -> u32 {
-    if packet.ipv6 { 36 } else { 12 }
+    if packet.is_ipv6() { 36 } else { 12 }
 }
 
 /// From here to there (`outward`), or from port 0 there to here.
@@ -159,7 +179,7 @@ fn tuple(packet: &Packet, outward: bool) -> Tuple {
     };
     // In memory: source port, destination port, each in network byte order.
     let ports = (u32::from(sport) << 16 | u32::from(dport)).to_be();
-    if packet.ipv6 {
+    if packet.is_ipv6() {
         [from[0], from[1], from[2], from[3], to[0], to[1], to[2], to[3], ports]
     } else {
         [from[3], to[3], ports, 0, 0, 0, 0, 0, 0]

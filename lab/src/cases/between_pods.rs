@@ -38,13 +38,13 @@ fn scene(edges: Option<u32>) -> Result<Scene> {
 
 impl Scene {
     /// Does something between two scrapes.
-    fn around(&self, act: impl FnOnce() -> Result<Traffic>) -> Result<(Samples, Samples, Traffic, Truth)> {
+    fn around(&self, act: impl FnOnce() -> Result<Traffic>) -> Result<(Samples, Samples, Traffic, [Truth; 2])> {
         let before = settled(&self.agent)?;
-        let pid = self.here.container("client")?.pid();
-        let truth = Truth::of_process(pid)?;
+        let pids = [self.here.container("client")?.pid(), self.there.container("server")?.pid()];
+        let begin = [Truth::of_process(pids[0])?, Truth::of_process(pids[1])?];
         let sent = act()?;
         let after = settled(&self.agent)?;
-        let truth = &Truth::of_process(pid)? - &truth;
+        let truth = [&Truth::of_process(pids[0])? - &begin[0], &Truth::of_process(pids[1])? - &begin[1]];
         self.stage.check_overflow(&after)?;
         Ok((before, after, sent, truth))
     }
@@ -62,8 +62,8 @@ impl Scene {
         let server = self.there.container("server")?.serve_tcp(SocketAddr::new(address, 0), mode)?;
         let (before, after, sent, truth) = self.around(|| self.here.container("client")?.traffic(&command(server)))?;
         let counted = Counted { before: &before, after: &after };
-        check_tcp(&counted, ("here", "client"), ("there", "server"), address, sent, &truth)?;
-        Self::check_veth(&counted, &truth)
+        check_tcp(&counted, ("here", "client"), ("there", "server"), address, sent, &[&truth[0], &truth[1]])?;
+        Self::check_veth(&counted, &truth[0])
     }
 
     fn udp(&self, address: IpAddr, count: u32) -> Result<()> {
@@ -76,7 +76,7 @@ impl Scene {
         let counted = Counted { before: &before, after: &after };
         check_udp("sent", counted.sent("here", "client"), datagrams, payload, address)?;
         check_udp("arrived", counted.received("there", "server"), datagrams, payload, address)?;
-        Self::check_veth(&counted, &truth)
+        Self::check_veth(&counted, &truth[0])
     }
 }
 
@@ -124,7 +124,7 @@ pub fn icmp(scale: Scale, edges: Option<u32>) -> Result<()> {
             let found = counted.of(&[a, b, c, ("direction", direction)]);
             ensure!(found == expected, "{direction} to {address}: reported {found:?}, sent {expected:?}");
         }
-        Scene::check_veth(&counted, &truth)?;
+        Scene::check_veth(&counted, &truth[0])?;
     }
     Ok(())
 }

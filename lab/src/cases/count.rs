@@ -72,7 +72,8 @@ pub fn ip_header(address: IpAddr) -> u64 {
 }
 
 /// Checks a TCP exchange, each end in each direction, against the payload that was sent. Where the kernel itself says
-/// that it sent something again (its own counters of retransmitted segments and of duplicates told by SACK), at least
+/// that it sent something again (its own counters of retransmitted segments and of duplicates told by SACK, in the
+/// namespaces of both ends), at least
 /// the payload must be there; that nothing was counted twice is then said by the interface alone.
 pub fn check_tcp(
     counted: &Counted<'_>,
@@ -80,11 +81,11 @@ pub fn check_tcp(
     (server_pod, server): (&str, &str),
     address: IpAddr,
     sent: Traffic,
-    truth: &Truth,
+    truths: &[&Truth],
 ) -> Result<()> {
     let again: i64 = ["Tcp.RetransSegs", "TcpExt.TCPDSACKOldSent", "TcpExt.TCPDSACKOfoSent", "TcpExt.TCPOFOQueue"]
         .iter()
-        .map(|name| truth.protocol(name))
+        .map(|name| truths.iter().map(|truth| truth.protocol(name)).sum::<i64>())
         .sum();
     let ends = [
         ("the client's transmit", counted.sent(client_pod, client), sent.sent_bytes),

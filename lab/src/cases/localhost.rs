@@ -53,7 +53,7 @@ impl Scene {
         let server = self.pod.container("server")?.serve_tcp(any_port(address), mode)?;
         let (before, after, sent, truth) = self.around(|| self.pod.container("client")?.traffic(&command(server)))?;
         let counted = Counted { before: &before, after: &after };
-        check_tcp(&counted, (POD, "client"), (POD, "server"), address, sent, &truth)
+        check_tcp(&counted, (POD, "client"), (POD, "server"), address, sent, &[&truth])
     }
 
     fn udp(&self, address: IpAddr, count: u32, connected: bool) -> Result<()> {

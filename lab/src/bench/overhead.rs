@@ -1,0 +1,259 @@
+//! What the hooks take from the traffic: nothing attached, programs that do nothing, and the real ones, in alternation
+//! on one processor.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, ExitCode};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType};
+use clap::Args;
+use comfy_table::Table;
+use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
+use observer::kernel::{Kernel, LoadOptions, Pins};
+use observer::sandbox::AttachPoint;
+
+use super::load::{End, Load, Workload};
+use super::ratios::Spread;
+use crate::bpffs::BpfFs;
+use crate::cgroup::{self, Cgroup};
+use crate::launch::{Entry, Launcher, Role};
+use crate::netns::NetNs;
+use crate::{node, process};
+
+/// How to measure.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// How often each workload is measured with each variant.
+    #[arg(long, default_value_t = 21)]
+    rounds: usize,
+    /// How long one measurement takes, in milliseconds.
+    #[arg(long, default_value_t = 700)]
+    milliseconds: u64,
+    /// The processor that client and server share.
+    #[arg(long, default_value_t = 1)]
+    cpu: usize,
+    /// Write the table as Markdown to this file too.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Exit with status 1 when a median is below its budget.
+    #[arg(long)]
+    check: bool,
+}
+
+/// What is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Variant {
+    Off,
+    Empty,
+    On,
+}
+
+const VARIANTS: [Variant; 3] = [Variant::Off, Variant::Empty, Variant::On];
+
+/// Each variant comes first, second and last equally often.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
+
+/// A workload, its name, and the least that its ratio to the empty programs may be.
+const WORKLOADS: [(Workload, &str, f64); 4] = [
+    (Workload::Rr, "TCP request and response", 0.985),
+    (Workload::Crr, "a TCP connection for each request", 0.955),
+    (Workload::UdpRr, "UDP request and response", 0.975),
+    (Workload::Stream, "TCP stream", 0.98),
+];
+
+impl Variant {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Empty => "empty",
+            Self::On => "on",
+        }
+    }
+}
+
+/// Work per CPU-second by workload and variant, round by round.
+type Rates = BTreeMap<(Workload, Variant), Vec<f64>>;
+
+/// Measures and prints.
+///
+/// # Errors
+/// When something cannot be made or attached; when the programs did not count what was sent.
+pub fn overhead(options: &Options) -> Result<ExitCode> {
+    let bench = Bench::new(options)?;
+    let mut rates = Rates::new();
+    let mut connections = 0;
+    for round in 0..options.rounds {
+        for (workload, name, _) in WORKLOADS {
+            eprint!("\rround {} of {}: {name:40}", round + 1, options.rounds);
+            for at in ORDERS[round % ORDERS.len()] {
+                let (rate, opened) = bench.measure(workload, VARIANTS[at])?;
+                rates.entry((workload, VARIANTS[at])).or_default().push(rate);
+                if VARIANTS[at] == Variant::On {
+                    connections += opened;
+                }
+            }
+        }
+    }
+    eprintln!();
+    bench.check_counts(connections)?;
+    report(&rates, options)
+}
+
+fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(["workload", "on / empty", "budget", "verdict", "on / off", "empty / off"]);
+    let mut met = true;
+    for (workload, name, budget) in WORKLOADS {
+        let of = |variant| rates.get(&(workload, variant)).map(Vec::as_slice).unwrap_or_default();
+        let ratio = |of_variant, to| Spread::of_ratios(of(of_variant), of(to)).context("no round was measured");
+        let on = ratio(Variant::On, Variant::Empty)?;
+        let good = on.median >= budget;
+        met &= good;
+        table.add_row([
+            name.to_owned(),
+            on.to_string(),
+            format!("≥ {budget}"),
+            if good { "met" } else { "MISSED" }.to_owned(),
+            ratio(Variant::On, Variant::Off)?.to_string(),
+            ratio(Variant::Empty, Variant::Off)?.to_string(),
+        ]);
+    }
+    println!("{table}");
+    println!(
+        "Work per CPU-second of client and server, median of {} paired rounds of {} ms (quartiles).",
+        options.rounds, options.milliseconds
+    );
+    if let Some(path) = &options.markdown {
+        table.load_style(ASCII_MARKDOWN);
+        std::fs::write(path, format!("{table}\n")).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(if met || !options.check { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Three cgroups in one network namespace, each with its programs.
+struct Bench {
+    options: Options,
+    launcher: Launcher,
+    netns: NetNs,
+    cgroups: [Cgroup; 3],
+    kernel: Kernel,
+    _empty: aya::Ebpf,
+    _pins: Pins,
+    _bpffs: BpfFs,
+    _parent: Cgroup,
+}
+
+impl Bench {
+    fn new(options: &Options) -> Result<Self> {
+        let launcher = Launcher::find()?;
+        let netns = NetNs::create(node::set_up_pod)?;
+        let hierarchies: Arc<[cgroup::Hierarchy]> = cgroup::detect()?.into();
+        let top = PathBuf::from(format!("/observer-bench-{}", std::process::id()));
+        let parent = Cgroup::create(&hierarchies, &top)?;
+        let make = |variant: Variant| Cgroup::create(&hierarchies, &top.join(variant.name()));
+        let cgroups = [make(Variant::Off)?, make(Variant::Empty)?, make(Variant::On)?];
+        let directory = |variant: Variant| {
+            cgroups[variant as usize].unified().context("this machine has no cgroup v2 tree to attach programs to")
+        };
+        let empty = attach_empty(&directory(Variant::Empty)?)?;
+        let bpffs = BpfFs::create()?;
+        let pins = Pins::open(bpffs.path())?;
+        let mut kernel = Kernel::load(&pins, LoadOptions { edges: observer_edges(), debug: false })?;
+        kernel.attacher.attach(&point(&directory(Variant::On)?)?)?;
+        Ok(Self {
+            options: options.clone(),
+            launcher,
+            netns,
+            cgroups,
+            kernel,
+            _empty: empty,
+            _pins: pins,
+            _bpffs: bpffs,
+            _parent: parent,
+        })
+    }
+
+    /// Runs one load; gives work per CPU-second and the number of connections.
+    fn measure(&self, workload: Workload, variant: Variant) -> Result<(f64, u64)> {
+        let what = || format!("measuring {workload:?} with {}", variant.name());
+        let mut server = self.start(workload, variant, End::Server).with_context(what)?;
+        let mut answers = BufReader::new(server.stdout.take().context("the server has no output")?);
+        let mut line = String::new();
+        answers.read_line(&mut line).with_context(what)?;
+        ensure!(line.trim() == "ready", "{}: the server said {line:?}", what());
+        let mut client = self.start(workload, variant, End::Client).with_context(what)?;
+        let mut report = BufReader::new(client.stdout.take().context("the client has no output")?);
+        let (work, asked) = numbers(&mut report).with_context(what)?;
+        client.wait().with_context(what)?;
+        // Its end ends the server.
+        drop(server.stdin.take());
+        let (_, answered) = numbers(&mut answers).with_context(what)?;
+        server.wait().with_context(what)?;
+        let seconds = (asked + answered) as f64 / 1e6;
+        ensure!(work > 0 && seconds > 0.0, "{}: no work was done", what());
+        let connections = match workload {
+            Workload::Crr => work,
+            Workload::UdpRr => 0,
+            Workload::Rr | Workload::Stream => 1,
+        };
+        Ok((work as f64 / seconds, connections))
+    }
+
+    fn start(&self, workload: Workload, variant: Variant, end: End) -> Result<std::process::Child> {
+        let entry = Entry {
+            parent: std::process::id(),
+            cgroup: self.cgroups[variant as usize].path().to_owned(),
+            name: "load".to_owned(),
+            net: Some(self.netns.path()),
+            ..Entry::default()
+        };
+        let load = Load { end, workload, port: 7_000, milliseconds: self.options.milliseconds, cpu: self.options.cpu };
+        process::spawn(self.launcher.command(&entry, &Role::Load(load))?)
+    }
+
+    /// A program that does not count costs little: both ends of every connection must have been counted.
+    fn check_counts(&self, connections: u64) -> Result<()> {
+        let readings = self.kernel.table.read();
+        let opened: u64 = readings.iter().map(|reading| reading.rare.tcp_opened).sum();
+        ensure!(opened == connections * 2, "{opened} ends of connections were counted, {connections} were made");
+        Ok(())
+    }
+}
+
+/// Edges that fit by default, as for an agent that was told nothing.
+const fn observer_edges() -> u32 {
+    observer::config::DEFAULT_EDGES
+}
+
+fn numbers(from: &mut BufReader<ChildStdout>) -> Result<(u64, u64)> {
+    let mut line = String::new();
+    from.read_line(&mut line).context("reading the result")?;
+    let mut words = line.split_whitespace().map(str::parse);
+    match (words.next(), words.next()) {
+        (Some(Ok(work)), Some(Ok(time))) => Ok((work, time)),
+        _ => anyhow::bail!("expected work and CPU time, got {line:?}"),
+    }
+}
+
+fn point(directory: &Path) -> Result<AttachPoint> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(directory).with_context(|| format!("looking at {}", directory.display()))?;
+    Ok(AttachPoint { cgroup_id: metadata.ino(), path: directory.to_owned() })
+}
+
+fn attach_empty(directory: &Path) -> Result<aya::Ebpf> {
+    let mut ebpf = Kernel::load_empty()?;
+    let cgroup = File::open(directory).with_context(|| format!("opening {}", directory.display()))?;
+    for (name, hook) in [("empty_ingress", CgroupSkbAttachType::Ingress), ("empty_egress", CgroupSkbAttachType::Egress)]
+    {
+        let program: &mut CgroupSkb =
+            ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?.try_into()?;
+        program.attach(&cgroup, hook, CgroupAttachMode::Single).with_context(|| format!("attaching {name}"))?;
+    }
+    Ok(ebpf)
+}
