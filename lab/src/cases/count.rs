@@ -66,6 +66,18 @@ pub fn tcp_payload(count: Count, connections: u64, address: IpAddr) -> i128 {
     i128::from(count.bytes) - i128::from(count.packets * header) - i128::from(connections * 8)
 }
 
+/// What older kernels hide from every egress hook: the SYN-ACK of an IPv6 connection, one packet of 80 bytes. It leaves
+/// with the listener's socket but belongs to a request's, and `BPF_CGROUP_RUN_PROG_INET_EGRESS` asked for both to be the
+/// same (include/linux/bpf-cgroup.h). Seen on 5.10 and 6.1, not on 6.12. Gives what may be missing: nothing, and on such
+/// kernels exactly one packet for each connection.
+fn hidden_syn_acks(connections: u64, address: IpAddr) -> Vec<Count> {
+    let mut allowed = vec![Count::default()];
+    if address.is_ipv6() && super::kernel_older_than(6, 12) {
+        allowed.push(Count { bytes: connections * 80, packets: connections });
+    }
+    allowed
+}
+
 /// Bytes of an IP header without options.
 pub fn ip_header(address: IpAddr) -> u64 {
     if address.is_ipv4() { 20 } else { 40 }
@@ -94,15 +106,18 @@ pub fn check_tcp(
         ("the client's receive", counted.received(client_pod, client), sent.received_bytes),
     ];
     for (what, count, payload) in ends {
-        let reported = tcp_payload(count, sent.connections, address);
-        let more = reported - i128::from(payload);
-        // The jumbogram's option of IPv6, see `check_loopback`.
-        let options = more % 8 == 0 && more <= i128::from(count.packets * 8) && address.is_ipv6();
-        let right = more == 0 || (more > 0 && (again > 0 || options));
+        let hidden = if what == "the server's transmit" { sent.connections } else { 0 };
+        let right = hidden_syn_acks(hidden, address).into_iter().any(|hidden| {
+            let whole = Count { bytes: count.bytes + hidden.bytes, packets: count.packets + hidden.packets };
+            let more = tcp_payload(whole, sent.connections, address) - i128::from(payload);
+            // The jumbogram's option of IPv6, see `check_loopback`.
+            let options = more % 8 == 0 && more <= i128::from(count.packets * 8) && address.is_ipv6();
+            more == 0 || (more > 0 && (again > 0 || options))
+        });
         ensure!(
             right,
-            "{what}: {count:?} hold {reported} bytes of payload in {} connections, {payload} were sent ({again} \
-             segments again)",
+            "{what}: {count:?} hold {} bytes of payload in {} connections, {payload} were sent ({again} segments again)",
+            tcp_payload(count, sent.connections, address),
             sent.connections
         );
     }
@@ -128,16 +143,22 @@ pub fn check_interface(what: &str, count: Count, bytes: u64, packets: u64, link:
 /// for headers: a large segment that was counted as one when it was sent can come in as several, each with headers of
 /// its own. (IPv6 segments above 64 KiB have 8 bytes more when they are sent, a jumbogram's option, which go when they
 /// are split: `ip6_xmit` in net/ipv6/ip6_output.c.)
-pub fn check_loopback(counted: &Counted<'_>, pod: &str, lo: Interface) -> Result<()> {
+pub fn check_loopback(
+    counted: &Counted<'_>,
+    pod: &str,
+    lo: Interface,
+    connections: u64,
+    address: IpAddr,
+) -> Result<()> {
     let [sent, received] = DIRECTIONS.map(|direction| counted.pod(pod, direction));
     check_interface("received over lo", received, lo.rx_bytes, lo.rx_packets, 0)?;
-    let extra = i128::from(received.packets) - i128::from(sent.packets);
-    let bytes = i128::from(received.bytes) - i128::from(sent.bytes);
-    let v4 = bytes == extra * 52;
-    let v6 = (extra * 64..=extra * 72).contains(&bytes) && bytes % 8 == 0;
-    ensure!(
-        extra >= 0 && (v4 || v6),
-        "sent over lo: {sent:?}, received: {received:?}; {extra} packets more, {bytes} bytes"
-    );
+    let right = hidden_syn_acks(connections, address).into_iter().any(|hidden| {
+        let extra = i128::from(received.packets) - i128::from(sent.packets + hidden.packets);
+        let bytes = i128::from(received.bytes) - i128::from(sent.bytes + hidden.bytes);
+        let v4 = bytes == extra * 52;
+        let v6 = (extra * 64..=extra * 72).contains(&bytes) && bytes % 8 == 0;
+        extra >= 0 && (v4 || v6)
+    });
+    ensure!(right, "sent over lo: {sent:?}, received: {received:?}; {connections} connections to {address}");
     Ok(())
 }

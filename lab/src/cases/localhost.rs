@@ -37,21 +37,27 @@ fn any_port(address: IpAddr) -> SocketAddr {
 
 impl Scene {
     /// Does something between two scrapes, then compares all that was received with the interface.
-    fn around(&self, act: impl FnOnce() -> Result<Traffic>) -> Result<(Samples, Samples, Traffic, Truth)> {
+    fn around(
+        &self,
+        address: IpAddr,
+        act: impl FnOnce() -> Result<Traffic>,
+    ) -> Result<(Samples, Samples, Traffic, Truth)> {
         let before = settled(&self.agent)?;
         let pid = self.pod.container("server")?.pid();
         let truth = Truth::of_process(pid)?;
         let sent = act()?;
         let after = settled(&self.agent)?;
         let truth = &Truth::of_process(pid)? - &truth;
-        check_loopback(&Counted { before: &before, after: &after }, POD, truth.interface("lo"))?;
+        let counted = Counted { before: &before, after: &after };
+        check_loopback(&counted, POD, truth.interface("lo"), sent.connections, address)?;
         self.stage.check_overflow(&after)?;
         Ok((before, after, sent, truth))
     }
 
     fn tcp(&self, address: IpAddr, mode: ServeMode, command: impl FnOnce(SocketAddr) -> Command) -> Result<()> {
         let server = self.pod.container("server")?.serve_tcp(any_port(address), mode)?;
-        let (before, after, sent, truth) = self.around(|| self.pod.container("client")?.traffic(&command(server)))?;
+        let (before, after, sent, truth) =
+            self.around(address, || self.pod.container("client")?.traffic(&command(server)))?;
         let counted = Counted { before: &before, after: &after };
         check_tcp(&counted, (POD, "client"), (POD, "server"), address, sent, &[&truth])
     }
@@ -61,7 +67,7 @@ impl Scene {
         let sizes = Sizes::Random { count, min: 1, max: 9000, seed: 7 };
         let (datagrams, payload) = sizes.totals();
         let send = Command::UdpSend { to: server, sizes, connected, pace: Pace::Echoed { window: 32 } };
-        let (before, after, _, _) = self.around(|| self.pod.container("client")?.traffic(&send))?;
+        let (before, after, _, _) = self.around(address, || self.pod.container("client")?.traffic(&send))?;
         let counted = Counted { before: &before, after: &after };
         // Each datagram goes there and comes back.
         for (what, count) in [

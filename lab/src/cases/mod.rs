@@ -93,5 +93,12 @@ pub fn kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
+/// Whether the kernel is older than this version.
+fn kernel_older_than(major: u32, minor: u32) -> bool {
+    let release = kernel();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (major, minor)
+}
+
 /// How long to wait for something that comes by itself.
 const PATIENCE: Duration = Duration::from_secs(20);

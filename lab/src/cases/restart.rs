@@ -69,7 +69,7 @@ pub fn restart(scale: Scale, edges: Option<u32>) -> Result<()> {
     watch.see(&after)?;
     let truth = &Truth::of_process(server.pid())? - &truth;
     let counted = Counted { before: &before, after: &after };
-    check_loopback(&counted, POD, truth.interface("lo"))?;
+    check_loopback(&counted, POD, truth.interface("lo"), sent.connections, V4)?;
     check_payload(&counted, sent.sent_bytes, truth.protocol("Tcp.RetransSegs"))?;
     agent.terminate()
 }
