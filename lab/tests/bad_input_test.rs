@@ -30,8 +30,8 @@ fn launcher() -> Launcher {
     Launcher::at(env!("CARGO_BIN_EXE_observer-lab"))
 }
 
-fn run_with(options: AgentOptions) -> Agent {
-    Agent::start(&launcher(), &options).unwrap()
+fn run_with(options: &AgentOptions) -> Agent {
+    Agent::start(&launcher(), options).unwrap()
 }
 
 /// The state of the probe that counts traffic, and why.
@@ -57,7 +57,7 @@ fn a_port_in_use_is_named() {
 fn a_second_agent_says_so_and_does_not_start() {
     let bpffs = BpfFs::create().unwrap();
     let path = bpffs.path().to_owned();
-    let first = run_with(AgentOptions { bpffs: Some(path.clone()), ..AgentOptions::default() });
+    let first = run_with(&AgentOptions { bpffs: Some(path.clone()), ..AgentOptions::default() });
     let output = observer(&["run", "--web.listen-address", "127.0.0.1:0", "--path.bpffs", path.to_str().unwrap()]);
     assert!(!output.status.success());
     assert!(words(&output).contains("another observer is running"), "{}", words(&output));
@@ -90,7 +90,7 @@ fn without_root_the_rest_goes_on_and_says_so() {
 
 #[test]
 fn no_bpffs_and_none_to_be_mounted() {
-    let agent = run_with(AgentOptions { bpffs: Some("/proc/self/nothing".into()), ..AgentOptions::default() });
+    let agent = run_with(&AgentOptions { bpffs: Some("/proc/self/nothing".into()), ..AgentOptions::default() });
     let (state, reason) = probe(&agent);
     assert_eq!(state, "failed");
     assert!(reason.contains("--path.bpffs") && reason.contains("/proc/self/nothing"), "{reason}");
@@ -121,7 +121,7 @@ fn no_cgroup_v2_tree() {
         return;
     };
     let bpffs = BpfFs::create().unwrap();
-    let agent = run_with(AgentOptions {
+    let agent = run_with(&AgentOptions {
         bpffs: Some(bpffs.path().to_owned()),
         arguments: vec!["--path.cgroupfs".into(), v1.mount.clone().into()],
         ..AgentOptions::default()
@@ -138,7 +138,7 @@ fn a_pods_file_that_is_missing_broken_and_mended() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pods.json");
     let bpffs = BpfFs::create().unwrap();
-    let agent = run_with(AgentOptions {
+    let agent = run_with(&AgentOptions {
         bpffs: Some(bpffs.path().to_owned()),
         pods_file: Some(file.clone()),
         ..AgentOptions::default()
@@ -192,7 +192,7 @@ fn a_cgroup_that_somebody_else_holds_exclusively() {
     let held = Pod::create(&node, PodSpec::new("ns", "held", &["c"])).unwrap();
     let free = Pod::create(&node, PodSpec::new("ns", "free", &["c"])).unwrap();
     let _program = attach_exclusively(&held.cgroup().unified().unwrap());
-    let agent = run_with(AgentOptions { bpffs: Some(bpffs.path().to_owned()), ..AgentOptions::default() });
+    let agent = run_with(&AgentOptions { bpffs: Some(bpffs.path().to_owned()), ..AgentOptions::default() });
     let (state, reason) = probe(&agent);
     assert_eq!(state, "failed");
     assert!(reason.contains("another tool has attached") && reason.contains(held.uid()), "{reason}");
@@ -218,7 +218,7 @@ fn a_cgroup_that_somebody_else_holds_exclusively() {
 fn pods_made_by_hand_in_the_docker_manner_are_one_sandbox() {
     let node = node();
     let bpffs = BpfFs::create().unwrap();
-    let agent = run_with(AgentOptions { bpffs: Some(bpffs.path().to_owned()), ..AgentOptions::default() });
+    let agent = run_with(&AgentOptions { bpffs: Some(bpffs.path().to_owned()), ..AgentOptions::default() });
     let style = observer_lab::pod::CgroupStyle::Parent("/pod-by-hand".into());
     let pod = Pod::create(&node, PodSpec::new("", "by-hand", &["client", "server"]).style(style)).unwrap();
     let udp = pod.container("server").unwrap().serve_udp(([127, 0, 0, 1], 0).into(), true).unwrap();

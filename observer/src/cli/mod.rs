@@ -66,7 +66,7 @@ The kernel goes on counting when the agent stops; `observer uninstall` ends that
 /// itself are printed by clap, which exits with status 2.
 pub fn main(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     match parse(arguments)?.command {
-        Command::Run(options) => run::run(*options),
+        Command::Run(options) => run::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Pods(options) => pods::run(&options),
         Command::Uninstall(options) => uninstall::run(&options),

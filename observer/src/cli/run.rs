@@ -9,8 +9,8 @@ use crate::config::RunOptions;
 ///
 /// # Errors
 /// Whatever keeps the agent from starting or from stopping cleanly.
-pub(super) fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
+pub(super) fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     logging::init(options.log)?;
-    crate::agent::run(&options)?;
+    crate::agent::run(options)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -22,7 +22,7 @@ pub(super) fn run(options: &UninstallOptions) -> anyhow::Result<ExitCode> {
     match Pins::uninstall(bpffs)? {
         0 => println!("nothing of observer is installed below {}", bpffs.display()),
         pins => {
-            println!("removed {pins} pinned maps and links below {}; no program is attached any more", bpffs.display())
+            println!("removed {pins} pinned maps and links below {}; no program is attached any more", bpffs.display());
         }
     }
     Ok(ExitCode::SUCCESS)

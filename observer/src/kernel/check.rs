@@ -147,7 +147,7 @@ fn capabilities(facts: &Facts) -> Check {
     let missing: Vec<&str> =
         [(capability::BPF, "CAP_BPF"), (capability::NET_ADMIN, "CAP_NET_ADMIN"), (capability::PERFMON, "CAP_PERFMON")]
             .into_iter()
-            .filter(|(bit, _)| !facts.may(*bit) && !(admin && *bit != capability::NET_ADMIN))
+            .filter(|(bit, _)| !(facts.may(*bit) || admin && *bit != capability::NET_ADMIN))
             .map(|(_, name)| name)
             .collect();
     let found = if missing.is_empty() { "all".to_owned() } else { format!("without {}", missing.join(", ")) };
