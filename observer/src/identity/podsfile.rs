@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -11,6 +12,9 @@ use serde::Deserialize;
 
 /// Characters of a name that are kept: a DNS subdomain (RFC 1123) has no more.
 const MAX_NAME: usize = 253;
+
+/// What is read of the file: a thousand times what a node with 110 pods has.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// What the document tells of a pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,7 +47,7 @@ pub enum PodsFileError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It is not a list of pods.
     #[error(
@@ -99,7 +103,7 @@ impl PodsFile {
         if now.is_some() && now == self.seen {
             return Ok(false);
         }
-        let text = fs::read(path).map_err(|source| {
+        let text = read(path).map_err(|source| {
             self.seen = None;
             PodsFileError::Read { path: path.clone(), source }
         })?;
@@ -107,6 +111,19 @@ impl PodsFile {
         self.pods = parse(&text).map_err(|source| PodsFileError::Parse { path: path.clone(), source })?;
         Ok(true)
     }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // To open a pipe would mean to wait for a writer, and a device has no end.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut text = Vec::new();
+    fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {} MiB", MAX_BYTES >> 20)));
+    }
+    Ok(text)
 }
 
 fn version(path: &Path) -> Option<Version> {
@@ -147,9 +164,13 @@ fn identity(pod: Pod) -> PodIdentity {
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|container| {
-            let id = container.container_id.as_deref()?.rsplit("://").next().filter(|id| !id.is_empty())?.to_owned();
-            Some((id, (clean(&container.name), clean(&container.image))))
+        .flat_map(|container| {
+            // A container that was started again has a new id; the old one's cgroup may be there a moment longer.
+            let ended = |state: Option<State>| state.and_then(|state| state.terminated?.container_id);
+            let ids = [container.container_id, ended(container.last_state), ended(container.state)];
+            let told = (clean(&container.name), clean(&container.image));
+            let bare = |id: &String| id.rsplit("://").next().filter(|id| !id.is_empty()).map(str::to_owned);
+            ids.iter().flatten().filter_map(bare).map(move |id| (id, told.clone())).collect::<Vec<_>>()
         })
         .collect();
     PodIdentity {
@@ -245,6 +266,19 @@ struct ContainerStatus {
     image: String,
     #[serde(rename = "containerID")]
     container_id: Option<String>,
+    state: Option<State>,
+    last_state: Option<State>,
+}
+
+#[derive(Deserialize)]
+struct State {
+    terminated: Option<Terminated>,
+}
+
+#[derive(Deserialize)]
+struct Terminated {
+    #[serde(rename = "containerID")]
+    container_id: Option<String>,
 }
 
 #[cfg(test)]
@@ -256,7 +290,8 @@ mod tests {
         "ownerReferences":[{"kind":"ReplicaSet","name":"web-7d9","controller":true}]},
        "spec":{"runtimeClassName":"kata"},
        "status":{"phase":"Running","containerStatuses":[
-          {"name":"app","image":"i:1","containerID":"containerd://abc"},{"name":"late","image":"i"}]}},
+          {"name":"app","image":"i:1","containerID":"containerd://abc",
+            "lastState":{"terminated":{"containerID":"containerd://old"}}},{"name":"late","image":"i"}]}},
       {"metadata":{"name":"etcd-n","namespace":"kube-system","uid":"mirror",
         "annotations":{"kubernetes.io/config.hash":"82886aa4"},
         "ownerReferences":[{"kind":"Node","name":"n","controller":true}]}},
@@ -271,7 +306,8 @@ mod tests {
         assert_eq!((web.workload_kind.as_str(), web.workload.as_str()), ("Deployment", "web"));
         assert_eq!(web.runtime_class, "kata");
         assert_eq!(web.containers["abc"], ("app".to_owned(), "i:1".to_owned()));
-        assert_eq!(web.containers.len(), 1);
+        assert_eq!(web.containers["old"], web.containers["abc"], "before it was started again");
+        assert_eq!(web.containers.len(), 2);
         assert_eq!(pods["82886aa4"], pods["mirror"]);
         assert_eq!((pods["mirror"].workload_kind.as_str(), pods["mirror"].workload.as_str()), ("Pod", "etcd-n"));
         assert_eq!((pods["u3"].workload_kind.as_str(), pods["u3"].workload.as_str()), ("Job", "job"));
@@ -285,6 +321,8 @@ mod tests {
         let mut file = PodsFile::new(Some(path.clone()));
         let error = file.refresh().unwrap_err().to_string();
         assert!(error.contains("pods.json") && error.contains("--pods.file"), "{error}");
+        let error = PodsFile::new(Some("/dev/zero".into())).refresh().unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
         fs::write(&path, DOCUMENT).unwrap();
         assert!(file.refresh().unwrap());
         assert!(!file.refresh().unwrap(), "not read again");

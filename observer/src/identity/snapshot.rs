@@ -42,8 +42,10 @@ impl Snapshot {
         let mut by_cgroup = HashMap::new();
         let mut by_address = HashMap::new();
         for (at, sandbox) in sandboxes.iter().enumerate() {
-            if sandbox.cgroup_id != 0 {
-                by_cgroup.insert(sandbox.cgroup_id, (at, None));
+            for id in std::iter::once(sandbox.cgroup_id).chain(sandbox.other_cgroup_ids.iter().copied()) {
+                if id != 0 {
+                    by_cgroup.insert(id, (at, None));
+                }
             }
             for (index, container) in sandbox.containers.iter().enumerate() {
                 let container_at = match container.kind {

@@ -37,6 +37,7 @@ pub(crate) fn snapshot(pods: Vec<(&str, Vec<Container>)>) -> Snapshot {
             runtime: Runtime::Unknown,
             cgroup: None,
             cgroup_id: 0,
+            other_cgroup_ids: Vec::new(),
             netns: None,
             host_network: false,
             addresses: vec![],

@@ -1,22 +1,80 @@
 //! The addresses of a network namespace, read without entering it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs,
+    io::Read,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
+    time::{Duration, Instant},
 };
 
 /// Addresses that one namespace may have; more are left out.
 const MAX_ADDRESSES: usize = 1024;
 
+/// Addresses of a namespace that was seen for less are still being given: one by one, v4 before v6.
+const YOUNG: Duration = Duration::from_secs(10);
+/// How long the others are taken for granted.
+const FRESH: Duration = Duration::from_secs(30);
+/// What is read of one file: a node that knows every route of the Internet has hundreds of megabytes.
+const MAX_BYTES: u64 = 8 << 20;
+
 /// The addresses of the namespace that a process is in, without loopback and link-local ones.
 #[must_use]
 pub fn of_process(procfs: &Path, pid: i32) -> BTreeSet<IpAddr> {
-    let read = |file| fs::read_to_string(procfs.join(pid.to_string()).join("net").join(file)).unwrap_or_default();
+    let read = |file| {
+        // Kernel text, but interface names in it are bytes that somebody chose.
+        let mut bytes = Vec::new();
+        if let Ok(file) = fs::File::open(procfs.join(pid.to_string()).join("net").join(file)) {
+            // What was read before an error is as good as the rest.
+            let _ = file.take(MAX_BYTES).read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
     let v4 = local_v4(&read("fib_trie"));
     let v6 = local_v6(&read("if_inet6"));
     v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6)).take(MAX_ADDRESSES).collect()
+}
+
+/// Addresses that were read before, by the inode of the network namespace.
+#[derive(Debug, Default)]
+pub struct AddressCache {
+    by_netns: HashMap<u64, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// The process that it was read of: the kernel gives a namespace's inode to the next one soon, but not both.
+    pid: i32,
+    since: Instant,
+    read: Instant,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl AddressCache {
+    /// Reads the addresses of these namespaces, each with a process in it; of those that had addresses a moment ago not
+    /// again. Forgets all others.
+    pub fn refresh(&mut self, procfs: &Path, holders: impl Iterator<Item = (u64, i32)>) {
+        let mut before = std::mem::take(&mut self.by_netns);
+        let now = Instant::now();
+        for (netns, pid) in holders {
+            let old = before.remove(&netns).filter(|known| known.pid == pid);
+            let since = old.as_ref().map_or(now, |known| known.since);
+            let fresh = |known: &Known| {
+                let settled = now.saturating_duration_since(since) > YOUNG;
+                settled && !known.addresses.is_empty() && now.saturating_duration_since(known.read) < FRESH
+            };
+            let read = || Known { pid, since, read: now, addresses: of_process(procfs, pid) };
+            let known = old.filter(fresh).unwrap_or_else(read);
+            self.by_netns.insert(netns, known);
+        }
+    }
+
+    /// The addresses of a namespace.
+    #[must_use]
+    pub fn get(&self, netns: u64) -> BTreeSet<IpAddr> {
+        self.by_netns.get(&netns).map(|known| known.addresses.clone()).unwrap_or_default()
+    }
 }
 
 /// Reads `/proc/net/fib_trie` (`fib_trie_seq_show` in net/ipv4/fib_trie.c): a leaf `|-- ADDRESS` is followed by lines

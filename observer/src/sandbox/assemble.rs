@@ -1,19 +1,23 @@
 //! From what was found to sandboxes with names. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    time::{Duration, SystemTime},
 };
 
 use super::{
+    classify::attach_root,
     model::{AttachPoint, Container, ContainerKind, Runtime, Sandbox, SandboxKey},
-    process::ProcessFacts,
+    process::{ProcessCache, ProcessFacts},
     scan::{Found, FoundContainer},
 };
 use crate::identity::{PodIdentity, PodIndex};
 
 /// Characters of an id that stand for a name that nobody tells.
 const SHORT_ID: usize = 12;
+/// A process that is younger may still become another program, in other namespaces.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Everything that is known besides the tree itself.
 pub struct Knowledge<'a> {
@@ -25,6 +29,8 @@ pub struct Knowledge<'a> {
     pub pods: &'a PodIndex,
     /// The node's own network namespace.
     pub node_netns: Option<u64>,
+    /// The key and the name that the sandbox of a container without a pod had before.
+    pub before: &'a dyn Fn(&FoundContainer) -> Option<(SandboxKey, String)>,
     /// The attach point for a path, on a host that has a v2 tree.
     pub attach_point: &'a dyn Fn(&str, u64) -> Option<AttachPoint>,
 }
@@ -33,49 +39,99 @@ pub struct Knowledge<'a> {
 /// containers without a pod share.
 #[must_use]
 pub fn assemble(found: &Found, known: &Knowledge<'_>) -> Vec<Sandbox> {
+    let mut inside: HashMap<&str, Vec<&FoundContainer>> = HashMap::new();
+    for container in &found.containers {
+        if let Some(pod) = &container.pod {
+            inside.entry(pod).or_default().push(container);
+        }
+    }
+    let inodes: HashMap<&str, u64> = (found.pods.iter().map(|pod| (pod.path.as_str(), pod.inode)))
+        .chain(found.containers.iter().map(|container| (container.path.as_str(), container.inode)))
+        .collect();
+    let attach_point = |path: &str| {
+        let root = attach_root(path)?;
+        (known.attach_point)(root, *inodes.get(root)?)
+    };
+    let mut keys = HashSet::new();
     let mut sandboxes = Vec::new();
     for pod in &found.pods {
-        let inside: Vec<&FoundContainer> =
-            found.containers.iter().filter(|container| container.pod.as_deref() == Some(&pod.path)).collect();
-        if inside.is_empty() {
-            continue;
-        }
+        let Some(inside) = inside.get(pod.path.as_str()) else { continue };
         let identity = known.pods.get(&pod.uid);
-        let mut sandbox = group(SandboxKey(pod.uid.clone()), &inside, identity, known);
+        let mut sandbox = group(SandboxKey(pod.uid.clone()), inside, identity, known);
+        if !keys.insert(&pod.uid) {
+            // One pod in two places: two kubelets that made a static pod from one file.
+            sandbox.key = SandboxKey(format!("{}@{}", pod.uid, pod.path));
+        }
         sandbox.uid.clone_from(&pod.uid);
         sandbox.qos = Some(pod.qos);
         sandbox.cgroup = Some(pod.path.clone());
-        sandbox.attach_points = (known.attach_point)(&pod.path, pod.inode).into_iter().collect();
-        sandbox.cgroup_id = sandbox.attach_points.first().map_or(0, |point| point.cgroup_id);
+        if (known.attach_point)(&pod.path, pod.inode).is_some() {
+            sandbox.cgroup_id = pod.inode;
+            sandbox.other_cgroup_ids.clone_from(&pod.others);
+        }
+        sandbox.attach_points = attach_point(&pod.path).into_iter().collect();
         if sandbox.name.is_empty() {
             sandbox.name.clone_from(&pod.uid);
         }
         sandboxes.push(sandbox);
     }
-    sandboxes.extend(alone(found, known));
+    for (key, name, inside) in alone(found, known) {
+        // A pod all the same, when its list of containers has one of these: a runtime that ignores the pod's cgroup.
+        let listed = |identity: &&PodIdentity| inside.iter().any(|found| identity.containers.contains_key(&found.id));
+        let mut sandbox = group(key, &inside, known.pods.values().find(listed), known);
+        if sandbox.name.is_empty() {
+            sandbox.name = name;
+        }
+        sandbox.attach_points = inside.iter().filter_map(|container| attach_point(&container.path)).collect();
+        sandboxes.push(sandbox);
+    }
     sandboxes
 }
 
-/// Containers without a pod's cgroup, by network namespace. One whose namespace is unknown, or is the node's, stands
-/// alone: it shares nothing that makes a pod.
-fn alone(found: &Found, known: &Knowledge<'_>) -> Vec<Sandbox> {
-    let mut groups: BTreeMap<String, Vec<&FoundContainer>> = BTreeMap::new();
+/// True while a sandbox is being made: a container has no process or one that is on its way from the runtime to the
+/// container, or nobody knows its addresses.
+#[must_use]
+pub fn is_unfinished(sandbox: &Sandbox, processes: &ProcessCache) -> bool {
+    let young = |facts: &ProcessFacts| facts.age().is_some_and(|age| age < SETTLED);
+    let being_made =
+        |container: &Container| container.alive && container.pid.is_none_or(|pid| processes.get(pid).is_none_or(young));
+    sandbox.netns.is_none()
+        || (!sandbox.host_network && sandbox.addresses.is_empty())
+        || sandbox.containers.iter().any(being_made)
+}
+
+/// Containers without a pod's cgroup, by network namespace, with a key and a name for each group. One on the node's
+/// network stands alone: it shares nothing that makes a pod. One that has had no process yet waits: nobody can tell
+/// whose it will be.
+fn alone<'a>(found: &'a Found, known: &Knowledge<'_>) -> Vec<(SandboxKey, String, Vec<&'a FoundContainer>)> {
+    let mut groups: BTreeMap<String, Vec<(Option<SystemTime>, &FoundContainer)>> = BTreeMap::new();
     for container in found.containers.iter().filter(|container| container.pod.is_none()) {
-        let netns = container.pid.and_then(known.process).and_then(|facts| facts.namespace("net"));
-        let key = match netns {
+        let facts = container.pid.and_then(known.process);
+        if facts.is_none() && (known.before)(container).is_none() {
+            continue;
+        }
+        let netns = facts.as_ref().and_then(|facts| facts.namespace("net"));
+        let group = match netns {
             Some(netns) if Some(netns) != known.node_netns => format!("netns:{netns}"),
             _ => format!("cgroup:{}", container.path),
         };
-        groups.entry(key).or_default().push(container);
+        groups.entry(group).or_default().push((facts.and_then(|facts| facts.started), container));
     }
+    let mut taken = HashSet::new();
     groups
-        .into_iter()
-        .map(|(key, inside)| {
-            let mut sandbox = group(SandboxKey(key), &inside, None, known);
-            sandbox.name = name_of_group(&inside);
-            sandbox.attach_points =
-                inside.iter().filter_map(|container| (known.attach_point)(&container.path, container.inode)).collect();
-            sandbox
+        .into_values()
+        .map(|mut inside| {
+            // The one that made the namespace came first.
+            inside.sort_by_key(|(started, container)| (started.is_none(), *started, &container.path));
+            let inside: Vec<&FoundContainer> = inside.into_iter().map(|(_, container)| container).collect();
+            let before = inside.iter().filter_map(|container| (known.before)(container));
+            let (key, name) = before.into_iter().find(|(key, _)| !taken.contains(key)).unwrap_or_else(|| {
+                // Not the namespace's inode, which the kernel gives to the next one soon.
+                let leader = inside.first().map_or("", |container| container.path.as_str());
+                (SandboxKey(format!("cgroup:{leader}")), name_of_group(&inside))
+            });
+            taken.insert(key.clone());
+            (key, name, inside)
         })
         .collect()
 }
@@ -132,6 +188,7 @@ fn group(
         runtime: inside.iter().map(|found| found.runtime).find(|found| *found != Runtime::Unknown).unwrap_or_default(),
         cgroup: None,
         cgroup_id: 0,
+        other_cgroup_ids: Vec::new(),
         netns,
         host_network,
         addresses,
@@ -185,121 +242,5 @@ fn container(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        collections::HashMap,
-        path::PathBuf,
-        time::{Duration, SystemTime},
-    };
-
-    use super::*;
-    use crate::sandbox::{model::QosClass, scan::FoundPod};
-
-    const NODE: u64 = 1;
-
-    fn found(id: char, parent: &str, pid: i32, pod: bool) -> FoundContainer {
-        let id = String::from(id).repeat(64);
-        FoundContainer {
-            path: format!("{parent}/{id}"),
-            inode: u64::try_from(pid).unwrap() + 100,
-            id,
-            runtime: Runtime::Unknown,
-            pod: pod.then(|| parent.to_owned()),
-            nested: vec![],
-            pid: Some(pid),
-        }
-    }
-
-    /// Process 10 to 19 are in namespace 1 (the node's), 20 to 29 in 2, and so on.
-    fn process(pid: i32) -> Option<ProcessFacts> {
-        let name = if pid % 10 == 9 { "pause" } else { "app" };
-        let netns = u64::try_from(pid / 10).unwrap();
-        Some(ProcessFacts {
-            pid,
-            name: name.into(),
-            started: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(pid).unwrap())),
-            namespaces: vec![("net".into(), netns)],
-        })
-    }
-
-    fn run(found: &Found, pods: &PodIndex) -> Vec<Sandbox> {
-        assemble(
-            found,
-            &Knowledge {
-                process: &process,
-                addresses: &|netns| BTreeSet::from([IpAddr::from([10, 0, 0, u8::try_from(netns).unwrap()])]),
-                pods,
-                node_netns: Some(NODE),
-                attach_point: &|path, inode| Some(AttachPoint { cgroup_id: inode, path: PathBuf::from(path) }),
-            },
-        )
-    }
-
-    #[test]
-    fn a_pod_has_its_names_and_its_pause() {
-        let path = "/kubepods/podu";
-        let tree = Found {
-            pods: vec![FoundPod { path: path.into(), inode: 7, uid: "u".into(), qos: QosClass::Guaranteed }],
-            containers: vec![found('a', path, 21, true), found('b', path, 29, true), found('c', path, 22, true)],
-            parents: vec![],
-        };
-        let names = HashMap::from([("a".repeat(64), ("app".to_owned(), "img".to_owned()))]);
-        let identity =
-            PodIdentity { name: "web".into(), namespace: "shop".into(), containers: names, ..Default::default() };
-        let sandboxes = run(&tree, &HashMap::from([("u".to_owned(), identity)]));
-        let [sandbox] = &sandboxes[..] else { panic!("{sandboxes:?}") };
-        assert_eq!((sandbox.namespace.as_str(), sandbox.name.as_str(), sandbox.cgroup_id), ("shop", "web", 7));
-        assert_eq!(sandbox.sandbox_id, "b".repeat(64));
-        let names: Vec<_> = sandbox.containers.iter().map(|c| (c.name.as_str(), c.kind)).collect();
-        let (app, pause) = (ContainerKind::Application, ContainerKind::Pause);
-        assert_eq!(names, [("app", app), ("bbbbbbbbbbbb", pause), ("cccccccccccc", app)]);
-        assert_eq!(sandbox.attach_points.len(), 1);
-        assert_eq!(sandbox.addresses, [IpAddr::from([10, 0, 0, 2])]);
-    }
-
-    #[test]
-    fn the_container_that_no_list_has_and_that_came_first_is_pause() {
-        let path = "/kubepods/podu";
-        let tree = Found {
-            pods: vec![FoundPod { path: path.into(), inode: 7, uid: "u".into(), qos: QosClass::Guaranteed }],
-            containers: vec![found('a', path, 22, true), found('b', path, 21, true)],
-            parents: vec![],
-        };
-        let listed = |id: char| PodIdentity {
-            containers: HashMap::from([(String::from(id).repeat(64), ("app".to_owned(), String::new()))]),
-            ..Default::default()
-        };
-        let first = &run(&tree, &HashMap::from([("u".to_owned(), listed('a'))]))[0];
-        assert_eq!(first.sandbox_id, "b".repeat(64));
-        let late = &run(&tree, &HashMap::from([("u".to_owned(), listed('b'))]))[0];
-        assert_eq!(late.sandbox_id, "", "a container newer than the list is no pause");
-    }
-
-    #[test]
-    fn containers_made_by_hand_are_a_pod_when_they_share_a_network_namespace() {
-        let tree = Found {
-            containers: vec![
-                found('a', "/pod-foo", 21, false),
-                found('b', "/pod-foo", 22, false),
-                found('c', "/docker", 31, false),
-                found('d', "/docker", 11, false),
-                found('e', "/docker", 12, false),
-            ],
-            ..Found::default()
-        };
-        let sandboxes = run(&tree, &PodIndex::new());
-        let facts: Vec<_> = sandboxes
-            .iter()
-            .map(|s| (s.name.as_str(), s.containers.len(), s.attach_points.len(), s.host_network))
-            .collect();
-        assert_eq!(
-            facts,
-            [
-                ("dddddddddddd", 1, 1, true),
-                ("eeeeeeeeeeee", 1, 1, true),
-                ("pod-foo", 2, 2, false),
-                ("cccccccccccc", 1, 1, false)
-            ]
-        );
-    }
-}
+#[path = "assemble_tests.rs"]
+mod tests;

@@ -56,7 +56,7 @@ pub fn classify(path: &str) -> Kind {
             container = None;
             helper = false;
         } else if container.is_none() {
-            match container_of(name) {
+            match container_of(name, prefix.rsplit('/').next().unwrap_or_default()) {
                 Name::Container(id, runtime) => container = Some((here, id, runtime)),
                 Name::Helper => helper = true,
                 Name::Other => {}
@@ -77,6 +77,15 @@ pub fn classify(path: &str) -> Kind {
         (Some((at, uid, qos)), None) if at == whole => Kind::Pod { uid, qos },
         _ => Kind::Other,
     }
+}
+
+/// Where programs are attached for what is at `path`: the outermost pod or container that it is or is in, by the
+/// path of its cgroup. A program runs for every socket below its cgroup, so what is inside of another sandbox
+/// (a node that is a container, a runtime in a pod) is counted there, once.
+#[must_use]
+pub fn attach_root(path: &str) -> Option<&str> {
+    let ends = path.match_indices('/').map(|(at, _)| at).skip(1).chain([path.trim_end_matches('/').len()]);
+    ends.map(|end| &path[..end]).find(|above| matches!(classify(above), Kind::Pod { .. } | Kind::Container { .. }))
 }
 
 /// A cgroup that the kubelet makes its pods in.
@@ -125,28 +134,31 @@ enum Name {
     Other,
 }
 
-/// What the name of a directory tells of a container.
-fn container_of(name: &str) -> Name {
-    // containerd with the systemd driver, when it is given a slice but runs without systemd: slice:prefix:id.
-    let name = name.rsplit(':').next().unwrap_or(name);
+/// What the name of a directory tells of a container. `parent` is the directory above.
+fn container_of(name: &str, parent: &str) -> Name {
+    // A runtime that is given the systemd driver's slice:prefix:id but makes cgroups itself uses it as it is.
+    let parts = name.rsplit_once(':').map(|(slice, id)| format!("{}-{id}", slice.rsplit(':').next().unwrap_or(slice)));
+    let name = parts.as_deref().unwrap_or(name);
     let bare = name.strip_suffix(".scope").unwrap_or(name);
     for (prefix, runtime) in [
         ("cri-containerd-", Runtime::Containerd),
+        ("nerdctl-", Runtime::Containerd),
         ("crio-", Runtime::Crio),
         ("docker-", Runtime::Docker),
+        ("libpod-payload-", Runtime::Podman),
         ("libpod-", Runtime::Podman),
     ] {
         if let Some(rest) = bare.strip_prefix(prefix) {
-            return match container_id(rest) {
-                Some(id) => Name::Container(id, runtime),
-                None => Name::Helper,
-            };
+            // Anything else that a runtime names so is its own: `crio-conmon-<id>.scope`.
+            return container_id(rest).map_or(Name::Helper, |id| Name::Container(id, runtime));
         }
     }
-    match container_id(bare) {
-        Some(id) => Name::Container(id, Runtime::Unknown),
-        None => Name::Other,
-    }
+    let runtime = match parent {
+        "docker" => Runtime::Docker,
+        "libpod_parent" => Runtime::Podman,
+        _ => Runtime::Unknown,
+    };
+    container_id(bare).map_or(Name::Other, |id| Name::Container(id, runtime))
 }
 
 /// 64 hexadecimal digits: what every runtime of the field makes. (32 would be a static pod's UID.)
@@ -212,6 +224,7 @@ mod tests {
     #[test]
     fn containers_of_every_runtime() {
         let group = format!("/kubepods/burstable/pod{UID}");
+        let nested = format!("/k3s.service{group}");
         let slice = "/kubepods.slice/kubepods-pod11111111_2222_3333_4444_000000000001.slice".to_owned();
         for (path, runtime, pod) in [
             (format!("{group}/{ID}"), Runtime::Unknown, Some(&group)),
@@ -219,12 +232,22 @@ mod tests {
             (format!("{slice}/crio-{ID}.scope"), Runtime::Crio, Some(&slice)),
             (format!("{group}/crio-{ID}"), Runtime::Crio, Some(&group)),
             (format!("{slice}/docker-{ID}.scope"), Runtime::Docker, Some(&slice)),
-            (format!("/docker/{ID}"), Runtime::Unknown, None),
+            (format!("/docker/{ID}"), Runtime::Docker, None),
+            (format!("/k8s.io/{ID}"), Runtime::Unknown, None),
+            (format!("/system.slice/web.service/libpod-payload-{ID}"), Runtime::Podman, None),
+            (
+                format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"),
+                Runtime::Podman,
+                None,
+            ),
+            (format!("/machine.slice/machine-libpod_pod_{OUTER}.slice/libpod-{ID}.scope"), Runtime::Podman, None),
+            (format!("/k3s.service{group}/{ID}"), Runtime::Unknown, Some(&nested)),
+            (format!("/system.slice:docker:{ID}"), Runtime::Docker, None),
             (format!("/system.slice/docker-{ID}.scope"), Runtime::Docker, None),
             (format!("/pod-foo/{ID}"), Runtime::Unknown, None),
             (format!("/machine.slice/libpod-{ID}.scope"), Runtime::Podman, None),
             (format!("/libpod_parent/libpod-{ID}"), Runtime::Podman, None),
-            (format!("/system.slice/containerd.service/kubepods.slice:cri-containerd:{ID}"), Runtime::Unknown, None),
+            (format!("/system.slice/containerd.service/kubepods.slice:cri-containerd:{ID}"), Runtime::Containerd, None),
         ] {
             assert_eq!(container(&path), (runtime, pod.cloned()), "{path}");
         }
@@ -235,6 +258,26 @@ mod tests {
         let path = format!("/kubepods/burstable/pod{UID}/{ID}");
         for below in ["init.scope", "system.slice/nginx.service", OUTER] {
             assert_eq!(classify(&format!("{path}/{below}")), Kind::Nested { container: path.clone() });
+        }
+    }
+
+    #[test]
+    fn programs_go_to_the_outermost_sandbox() {
+        let pod = format!("/kubepods/burstable/pod{UID}");
+        for (path, root) in [
+            (pod.clone(), Some(pod.clone())),
+            (format!("{pod}/{ID}"), Some(pod.clone())),
+            (format!("{pod}/{ID}/init.scope"), Some(pod.clone())),
+            (format!("{pod}/crio-conmon-{ID}.scope"), Some(pod.clone())),
+            (format!("{pod}/{OUTER}/kubelet/kubepods/pod{UID}/{ID}"), Some(pod.clone())),
+            (format!("/docker/{ID}"), Some(format!("/docker/{ID}"))),
+            (format!("/docker/{OUTER}{pod}/{ID}"), Some(format!("/docker/{OUTER}"))),
+            (format!("/pod-foo/{ID}/"), Some(format!("/pod-foo/{ID}"))),
+            ("/kubepods/burstable".into(), None),
+            ("/".into(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(attach_root(&path), root.as_deref(), "{path}");
         }
     }
 

@@ -68,7 +68,11 @@ impl Hierarchies {
         let path = if own.exists() { own } else { PathBuf::from("/proc/self/mountinfo") };
         let text = fs::read_to_string(&path).map_err(|source| HierarchyError::Mounts { path, source })?;
         let cgroupfs = fs::canonicalize(cgroupfs).unwrap_or_else(|_| cgroupfs.to_owned());
-        let found = Self::parse(&text, &cgroupfs);
+        let mut found = Self::parse(&text, &cgroupfs);
+        if found == Self::default() {
+            // A directory inside of a mount.
+            found.v2 = [cgroupfs.join("unified"), cgroupfs.clone()].into_iter().find(|path| is_v2(path));
+        }
         if found == Self::default() { Err(HierarchyError::None { path: cgroupfs }) } else { Ok(found) }
     }
 
@@ -131,6 +135,11 @@ impl Hierarchies {
     pub fn tree(&self) -> Option<&Path> {
         self.v2().or_else(|| ["pids", "memory", "cpu", "devices"].iter().find_map(|name| self.v1(name)))
     }
+}
+
+/// What statfs(2) says: `CGROUP2_SUPER_MAGIC` of include/uapi/linux/magic.h.
+fn is_v2(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == libc::CGROUP2_SUPER_MAGIC)
 }
 
 /// Mount points have blanks, tabs, newlines and backslashes as three octal digits.
@@ -196,5 +205,19 @@ mod tests {
         assert_eq!(found.tree(), Some(Path::new("/sys/fs/cgroup/memory")));
         assert_eq!(at("", "/sys/fs/cgroup"), Hierarchies::default());
         assert_eq!(at("junk\n - cgroup\n1 2 3 4 /x - cgroup\n", "/"), Hierarchies::default());
+    }
+
+    #[test]
+    fn a_directory_that_is_no_mount_says_itself_what_it_is() {
+        let error = Hierarchies::detect(Path::new("/proc"), Path::new("/dev")).unwrap_err().to_string();
+        assert!(error.contains("/dev") && error.contains("--path.cgroupfs"), "{error}");
+        let Ok(Some(root)) = Hierarchies::detect(Path::new("/proc"), Path::new("/")).map(|found| found.v2) else {
+            return;
+        };
+        for below in fs::read_dir(&root).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+            // It may vanish at any time.
+            let Ok(found) = Hierarchies::detect(Path::new("/proc"), &below) else { continue };
+            assert_eq!((found.mode(), found.v2()), (Mode::V2, Some(below.as_path())));
+        }
     }
 }

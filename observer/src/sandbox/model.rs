@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, path::PathBuf, time::SystemTime};
 
 /// Identifies a sandbox for as long as it lives: the pod's UID where there is one, else
-/// `cgroup:<path>` or `netns:<inode>`.
+/// `cgroup:<path>` of the container that came first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SandboxKey(pub String);
 
@@ -132,6 +132,8 @@ pub struct Sandbox {
     pub cgroup: Option<String>,
     /// The v2 id of the pod's own cgroup; 0 when there is none.
     pub cgroup_id: u64,
+    /// Ids of cgroups in the pod's that are no container's; what runs there counts as the pod's.
+    pub other_cgroup_ids: Vec<u64>,
     /// Inode of the network namespace, when known.
     pub netns: Option<u64>,
     /// True when it shares the node's network namespace.

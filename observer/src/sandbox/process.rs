@@ -23,12 +23,24 @@ pub struct ProcessFacts {
 }
 
 impl ProcessFacts {
+    /// How long it has run; `None` when that is not known.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        SystemTime::now().duration_since(self.started?).ok()
+    }
+
     /// The inode of one namespace.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<u64> {
         self.namespaces.iter().find(|(found, _)| found == name).map(|(_, inode)| *inode)
     }
 }
+
+/// A process that is younger may still be on its way to what it will be.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// The process whose namespaces are the node's.
+pub const INIT: i32 = 1;
 
 const NAMESPACES: [&str; 7] = ["net", "ipc", "uts", "pid", "mnt", "cgroup", "user"];
 
@@ -70,18 +82,25 @@ pub struct ProcessCache {
 }
 
 impl ProcessCache {
-    /// The facts of these processes; reads the new ones and forgets the others. A process is known by its id and its
-    /// network namespace: an id that was given to another process is read anew.
+    /// Forgets what may not hold any more. A process is known by its id and its network namespace: one whose id was
+    /// given to another is forgotten. So is one that is young: a runtime enters namespaces and changes its name
+    /// (execve) in the process that becomes the container's first.
+    pub fn check(&mut self, procfs: &Path) {
+        self.by_pid.retain(|pid, facts| {
+            facts.age().is_none_or(|age| age > YOUNG)
+                && facts.namespace("net").is_some()
+                && facts.namespace("net") == namespace_inode(&procfs.join(pid.to_string()).join("ns/net"))
+        });
+    }
+
+    /// Reads those of these processes that are not known, and forgets all others.
     pub fn refresh(&mut self, procfs: &Path, pids: impl Iterator<Item = i32>) {
-        let mut next = HashMap::new();
+        let mut before = std::mem::take(&mut self.by_pid);
         for pid in pids {
-            let net = namespace_inode(&procfs.join(pid.to_string()).join("ns/net"));
-            let known = self.by_pid.remove(&pid).filter(|facts| net.is_some() && facts.namespace("net") == net);
-            if let Some(facts) = known.or_else(|| read(procfs, pid)) {
-                next.insert(pid, facts);
+            if let Some(facts) = before.remove(&pid).or_else(|| read(procfs, pid)) {
+                self.by_pid.insert(pid, facts);
             }
         }
-        self.by_pid = next;
     }
 
     /// The facts of a process.

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirEntryExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -27,6 +27,8 @@ pub struct FoundPod {
     pub uid: String,
     /// The class that the path tells.
     pub qos: QosClass,
+    /// Inodes of cgroups below that are no container's: a sandboxed runtime's own processes, a monitor.
+    pub others: Vec<u64>,
 }
 
 /// A container's cgroup.
@@ -48,6 +50,30 @@ pub struct FoundContainer {
     pub pid: Option<i32>,
 }
 
+/// A container's cgroup that was there a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// Below the hierarchy's root, with a leading `/`.
+    pub path: String,
+    /// Inode of the directory.
+    pub inode: u64,
+}
+
+impl Sighting {
+    /// Looks at a cgroup; `None` when it has gone.
+    #[must_use]
+    pub fn of(root: &Path, path: &str) -> Option<Self> {
+        let inode = fs::metadata(directory(root, path)).ok()?.ino();
+        Some(Self { path: path.to_owned(), inode })
+    }
+}
+
+impl From<&FoundContainer> for Sighting {
+    fn from(found: &FoundContainer) -> Self {
+        Self { path: found.path.clone(), inode: found.inode }
+    }
+}
+
 /// All that was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
@@ -57,6 +83,8 @@ pub struct Found {
     pub containers: Vec<FoundContainer>,
     /// Directories in which pods or containers can appear.
     pub parents: Vec<PathBuf>,
+    /// There is more than one scan looks at.
+    pub truncated: bool,
 }
 
 /// Walks the tree below `root/start`. Directories that vanish meanwhile are not there.
@@ -65,10 +93,21 @@ pub struct Found {
 ///
 /// When `root/start` itself cannot be read.
 pub fn scan(root: &Path, start: &str) -> io::Result<Found> {
-    let mut walk = Walk { root, found: Found::default(), left: MAX_DIRECTORIES };
+    scan_with(root, start, &|_| None)
+}
+
+/// [`scan`] that does not read the processes of containers whose directory (an inode) has one that is `known`: to read
+/// `cgroup.procs` is most of a scan's cost.
+///
+/// # Errors
+///
+/// As for [`scan`].
+pub fn scan_with(root: &Path, start: &str, known: &dyn Fn(u64) -> Option<i32>) -> io::Result<Found> {
     let top = start.trim_end_matches('/');
+    let inode = fs::metadata(directory(root, top))?.ino();
     fs::read_dir(directory(root, top))?;
-    walk.visit(top, 0);
+    let mut walk = Walk { root, known, found: Found::default(), left: MAX_DIRECTORIES };
+    walk.visit(Place { path: top.to_owned(), inode, depth: 0, pod: None });
     Ok(walk.found)
 }
 
@@ -80,71 +119,97 @@ pub fn directory(root: &Path, path: &str) -> PathBuf {
 
 struct Walk<'a> {
     root: &'a Path,
+    known: &'a dyn Fn(u64) -> Option<i32>,
     found: Found,
     left: usize,
 }
 
+/// A directory on the way.
+struct Place {
+    path: String,
+    inode: u64,
+    depth: usize,
+    /// The pod above, as an index.
+    pod: Option<usize>,
+}
+
 impl Walk<'_> {
-    fn visit(&mut self, path: &str, depth: usize) {
-        if depth > MAX_DEPTH || self.left == 0 {
+    fn visit(&mut self, place: Place) {
+        if !self.may_go_on(&place) {
             return;
         }
-        self.left -= 1;
-        let directory = directory(self.root, path);
-        match classify(path) {
+        let directory = directory(self.root, &place.path);
+        let mut pod = place.pod;
+        match classify(&place.path) {
             Kind::Pod { uid, qos } => {
-                let Ok(metadata) = fs::metadata(&directory) else { return };
-                self.found.pods.push(FoundPod { path: path.to_owned(), inode: metadata.ino(), uid, qos });
+                pod = Some(self.found.pods.len());
+                let (path, inode) = (place.path.clone(), place.inode);
+                self.found.pods.push(FoundPod { path, inode, uid, qos, others: Vec::new() });
                 self.found.parents.push(directory.clone());
             }
             Kind::Container { id, runtime, pod } => {
-                let Ok(metadata) = fs::metadata(&directory) else { return };
-                let mut pid = first_process(&directory);
+                let mut pid = (self.known)(place.inode).or_else(|| first_process(&directory));
                 let mut nested = Vec::new();
-                self.below(&directory, path, depth, &mut nested, &mut pid);
-                let (path, inode) = (path.to_owned(), metadata.ino());
-                self.found.containers.push(FoundContainer { path, inode, id, runtime, pod, nested, pid });
-                return;
+                self.below(&directory, &place, &mut nested, &mut pid);
+                let Place { path, inode, .. } = place;
+                return self.found.containers.push(FoundContainer { path, inode, id, runtime, pod, nested, pid });
             }
-            Kind::Helper | Kind::Nested { .. } => return,
-            Kind::Other => self.found.parents.push(directory.clone()),
+            Kind::Nested { .. } => return,
+            kind => {
+                if let Some(pod) = pod.and_then(|pod| self.found.pods.get_mut(pod)) {
+                    pod.others.push(place.inode);
+                }
+                if kind == Kind::Helper {
+                    return;
+                }
+                self.found.parents.push(directory.clone());
+            }
         }
-        for name in children(&directory) {
-            self.visit(&format!("{path}/{name}"), depth + 1);
+        for child in children(&directory, &place, pod) {
+            self.visit(child);
         }
     }
 
     /// Cgroups below a container: its own, unless a node runs in it (kind), whose pods are found as any others.
-    fn below(&mut self, directory: &Path, path: &str, depth: usize, nested: &mut Vec<u64>, pid: &mut Option<i32>) {
-        for name in children(directory) {
-            let child = format!("{path}/{name}");
-            if matches!(classify(&child), Kind::Nested { .. }) {
-                if self.left == 0 || depth > MAX_DEPTH {
-                    return;
-                }
-                self.left -= 1;
-                let below = directory.join(&name);
-                if let Ok(metadata) = fs::metadata(&below) {
-                    nested.push(metadata.ino());
-                    *pid = pid.or_else(|| first_process(&below));
-                    self.below(&below, &child, depth + 1, nested, pid);
-                }
-            } else {
-                self.visit(&child, depth + 1);
+    fn below(&mut self, directory: &Path, place: &Place, nested: &mut Vec<u64>, pid: &mut Option<i32>) {
+        for child in children(directory, place, None) {
+            if !matches!(classify(&child.path), Kind::Nested { .. }) {
+                self.visit(child);
+            } else if self.may_go_on(&child) {
+                let directory = super::scan::directory(self.root, &child.path);
+                nested.push(child.inode);
+                *pid = pid.or_else(|| first_process(&directory));
+                self.below(&directory, &child, nested, pid);
             }
         }
     }
+
+    fn may_go_on(&mut self, place: &Place) -> bool {
+        let good = place.depth <= MAX_DEPTH && self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        self.found.truncated |= !good;
+        good
+    }
 }
 
-fn children(directory: &Path) -> Vec<String> {
+fn children(directory: &Path, place: &Place, pod: Option<usize>) -> Vec<Place> {
+    // A directory has a link from each one in it, besides its name and its own `.` (kernfs_refresh_inode in
+    // fs/kernfs/inode.c): most cgroups have none, and reading them for that would list every file of theirs. A file
+    // system that does not count links says 1.
+    if fs::metadata(directory).is_ok_and(|metadata| metadata.nlink() == 2) {
+        return Vec::new();
+    }
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let mut names: Vec<String> = entries
+    let mut children: Vec<Place> = entries
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter_map(|entry| {
+            let path = format!("{}/{}", place.path, entry.file_name().to_str()?);
+            Some(Place { path, inode: entry.ino(), depth: place.depth + 1, pod })
+        })
         .collect();
-    names.sort_unstable();
-    names
+    children.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    children
 }
 
 /// The first process of `cgroup.procs`; 0 stands for one in another PID namespace and says nothing.

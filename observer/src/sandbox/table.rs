@@ -10,51 +10,23 @@ use std::{
 };
 
 use super::{
-    addresses,
-    assemble::{Knowledge, assemble},
+    addresses::{self, AddressCache},
+    assemble::{Knowledge, assemble, is_unfinished},
+    attacher::Outcome,
+    classify::attach_root,
     hierarchy::Hierarchies,
-    model::{AttachPoint, Container, ContainerKind, QosClass, Runtime, Sandbox, SandboxKey},
-    process::{self, ProcessCache},
-    scan::{self, Found, directory},
+    memory::{self, Remembered, carry_over},
+    model::{AttachPoint, Sandbox, SandboxKey},
+    process::{self, INIT, ProcessCache},
+    scan::{self, Found, Sighting, directory},
 };
 use crate::identity::{PodsFile, Snapshot};
 
 /// How long the totals of a gone sandbox wait for a scrape.
 const KEEP_GONE: Duration = Duration::from_secs(300);
-/// The process whose namespaces are the node's.
-const INIT: i32 = 1;
-
-/// A container as an earlier agent knew it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remembered {
-    /// The cgroup v2 id.
-    pub cgroup_id: u64,
-    /// The sandbox's key.
-    pub sandbox: SandboxKey,
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub pod: String,
-    /// The container's id.
-    pub id: String,
-    /// The container's name.
-    pub name: String,
-    /// The pause container.
-    pub pause: bool,
-}
-
-/// What one scan came to.
-#[derive(Debug)]
-pub struct Outcome {
-    /// When the scan began.
-    pub began: Instant,
-    /// All sandboxes.
-    pub snapshot: Arc<Snapshot>,
-    /// Where programs should be attached.
-    pub attach: Vec<AttachPoint>,
-    /// Directories in which pods or containers can appear.
-    pub parents: Vec<PathBuf>,
-}
+/// How long a pod's cgroup may have no container before it counts as a leftover. A container that is made in it later
+/// makes it a pod again.
+const EMPTY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The sandboxes, scan after scan.
 #[derive(Debug)]
@@ -66,9 +38,15 @@ pub struct SandboxTable {
     pods: PodsFile,
     last_pods_error: String,
     processes: ProcessCache,
+    addresses: AddressCache,
     here: BTreeMap<SandboxKey, Sandbox>,
     gone: BTreeMap<SandboxKey, (Sandbox, Instant)>,
     remembered: Vec<Remembered>,
+    /// Containers that were seen when they were made, until a sandbox has them.
+    sighted: Vec<Sighting>,
+    /// Pods' cgroups without a container, since when.
+    empty: HashMap<u64, Instant>,
+    truncated: bool,
     /// Pods' cgroups whose processes have all ended; the directory may stay.
     finished: HashSet<u64>,
     errors: u64,
@@ -92,9 +70,13 @@ impl SandboxTable {
             pods: PodsFile::new(pods_file),
             last_pods_error: String::new(),
             processes: ProcessCache::default(),
+            addresses: AddressCache::default(),
             here: BTreeMap::new(),
             gone: BTreeMap::new(),
             remembered,
+            sighted: Vec::new(),
+            empty: HashMap::new(),
+            truncated: false,
             finished: HashSet::new(),
             errors: 0,
         }
@@ -124,15 +106,53 @@ impl SandboxTable {
     ///
     /// When the root of the cgroup tree cannot be read. What was known stays.
     pub fn scan(&mut self) -> io::Result<Outcome> {
+        self.scan_after(&[])
+    }
+
+    /// Looks at everything anew. `seen` are containers that were made since the last time; one that has gone again
+    /// meanwhile is listed as gone.
+    ///
+    /// # Errors
+    ///
+    /// As for [`SandboxTable::scan`].
+    pub fn scan_after(&mut self, seen: &[Sighting]) -> io::Result<Outcome> {
         let began = Instant::now();
-        let found = scan::scan(&self.root, "")?;
+        self.processes.check(&self.procfs);
+        let node_netns = self.node_netns();
+        let settled = self.settled(node_netns);
+        let found = scan::scan_with(&self.root, "", &|inode| settled.get(&inode).copied())?;
+        self.tell_truncated(found.truncated);
         self.refresh_names();
         self.processes.refresh(&self.procfs, found.containers.iter().filter_map(|container| container.pid));
-        let assembled = self.assemble(&found);
+        let netns_of = |pid: i32| self.processes.get(pid).and_then(|facts| facts.namespace("net"));
+        let pids = found.containers.iter().filter_map(|container| container.pid);
+        let holders: HashMap<u64, i32> =
+            pids.filter_map(|pid| Some((netns_of(pid).filter(|netns| Some(*netns) != node_netns)?, pid))).collect();
+        self.addresses.refresh(&self.procfs, holders.into_iter());
+        let assembled = self.assemble(&found, node_netns);
         self.merge(assembled);
+        self.settle_sightings(&found, seen);
         self.recall();
         self.gone.retain(|_, (_, since)| began.saturating_duration_since(*since) < KEEP_GONE);
-        Ok(Outcome { began, snapshot: self.snapshot(), attach: self.attach_points(&found), parents: found.parents })
+        Ok(Outcome {
+            began,
+            snapshot: self.snapshot(),
+            attach: self.attach_points(&found, began),
+            incomplete: !self.sighted.is_empty()
+                || self.here.values().any(|sandbox| is_unfinished(sandbox, &self.processes)),
+            parents: found.parents,
+        })
+    }
+
+    fn tell_truncated(&mut self, truncated: bool) {
+        if truncated && !std::mem::replace(&mut self.truncated, truncated) {
+            tracing::warn!(
+                "the cgroup tree {} has more directories, or deeper ones, than are looked at: pods in the rest are not \
+                 observed",
+                self.root.display()
+            );
+        }
+        self.truncated = truncated;
     }
 
     /// Forgets sandboxes that are gone: their final totals were scraped.
@@ -156,22 +176,46 @@ impl SandboxTable {
         }
     }
 
-    fn assemble(&self, found: &Found) -> Vec<Sandbox> {
-        let netns_of = |pid: i32| self.processes.get(pid).and_then(|facts| facts.namespace("net"));
-        let holders: HashMap<u64, i32> =
-            found.containers.iter().filter_map(|container| Some((netns_of(container.pid?)?, container.pid?))).collect();
+    /// Processes that are known to be in a container still, by the inode of its directory: those in a network namespace
+    /// of their pod's. On the node's network another process may have got the id.
+    fn settled(&self, node_netns: Option<u64>) -> HashMap<u64, i32> {
+        let containers = self.here.values().flat_map(|sandbox| &sandbox.containers);
+        containers
+            .filter(|container| container.alive && container.cgroup_id != 0)
+            .filter_map(|container| {
+                let pid = container.pid?;
+                let netns = self.processes.get(pid)?.namespace("net")?;
+                (Some(netns) != node_netns).then_some((container.cgroup_id, pid))
+            })
+            .collect()
+    }
+
+    fn assemble(&self, found: &Found, node_netns: Option<u64>) -> Vec<Sandbox> {
+        let before: HashMap<(&str, u64), (SandboxKey, String)> = self
+            .here
+            .values()
+            .filter(|sandbox| sandbox.uid.is_empty())
+            .flat_map(|sandbox| sandbox.containers.iter().map(move |container| (sandbox, container)))
+            .map(|(sandbox, container)| {
+                ((container.cgroup.as_str(), container.cgroup_id), (sandbox.key.clone(), sandbox.name.clone()))
+            })
+            .collect();
         assemble(
             found,
             &Knowledge {
                 process: &|pid| self.processes.get(pid).cloned(),
-                addresses: &|netns| {
-                    holders.get(&netns).map(|pid| addresses::of_process(&self.procfs, *pid)).unwrap_or_default()
-                },
+                addresses: &|netns| self.addresses.get(netns),
                 pods: self.pods.pods(),
-                node_netns: self.node_netns(),
+                node_netns,
+                before: &|container| before.get(&(container.path.as_str(), self.id(container.inode))).cloned(),
                 attach_point: &|path, inode| self.attach_point(path, inode),
             },
         )
+    }
+
+    /// The cgroup id of a directory with this inode.
+    const fn id(&self, inode: u64) -> u64 {
+        if self.has_v2 { inode } else { 0 }
     }
 
     /// The node's network namespace: that of its first process. Where that is closed to us (it has capabilities that we
@@ -218,18 +262,40 @@ impl SandboxTable {
     /// Once: what an earlier agent remembered of containers that are not there any more.
     fn recall(&mut self) {
         for container in std::mem::take(&mut self.remembered) {
-            let sandbox = match self.here.get_mut(&container.sandbox) {
-                Some(sandbox) => sandbox,
-                None => {
-                    let gone = || (gone(&container), Instant::now());
-                    &mut self.gone.entry(container.sandbox.clone()).or_insert_with(gone).0
-                }
-            };
-            let known = |known: &Container| {
-                known.cgroup_id == container.cgroup_id || known.nested_cgroup_ids.contains(&container.cgroup_id)
-            };
-            if sandbox.cgroup_id != container.cgroup_id && !sandbox.containers.iter().any(known) {
-                sandbox.containers.push(dead(&container));
+            self.recall_one(&container);
+        }
+    }
+
+    fn recall_one(&mut self, container: &Remembered) {
+        let sandbox = match self.here.get_mut(&container.sandbox) {
+            Some(sandbox) => sandbox,
+            None => {
+                let gone = || (container.sandbox(), Instant::now());
+                &mut self.gone.entry(container.sandbox.clone()).or_insert_with(gone).0
+            }
+        };
+        if !memory::has(sandbox, container.cgroup_id) {
+            sandbox.containers.push(container.container());
+        }
+    }
+
+    /// Containers that came and went between two scans may have counters all the same.
+    fn settle_sightings(&mut self, found: &Found, seen: &[Sighting]) {
+        self.sighted.extend_from_slice(seen);
+        if self.sighted.is_empty() || !self.has_v2 {
+            return self.sighted.clear();
+        }
+        let there: HashSet<u64> = found.containers.iter().map(|container| container.inode).collect();
+        for sighting in std::mem::take(&mut self.sighted) {
+            let gone = self.gone.values().map(|(sandbox, _)| sandbox);
+            if self.here.values().chain(gone).any(|sandbox| memory::has(sandbox, sighting.inode)) {
+                continue;
+            }
+            if there.contains(&sighting.inode) {
+                // It waits for its first process.
+                self.sighted.push(sighting);
+            } else if let Some(container) = Remembered::from_sighting(&sighting, self.pods.pods()) {
+                self.recall_one(&container);
             }
         }
     }
@@ -245,211 +311,33 @@ impl SandboxTable {
         addresses::of_process(&self.procfs, INIT)
     }
 
-    /// Pods that have processes, or never had any (they are just being made), and containers without a pod.
-    fn attach_points(&self, found: &Found) -> Vec<AttachPoint> {
-        let pods = found
-            .pods
-            .iter()
-            .filter(|pod| !self.finished.contains(&pod.inode))
-            .filter_map(|pod| self.attach_point(&pod.path, pod.inode));
-        let alone = found
-            .containers
-            .iter()
-            .filter(|container| container.pod.is_none())
-            .filter_map(|container| self.attach_point(&container.path, container.inode));
-        pods.chain(alone).collect()
-    }
-}
-
-/// Containers that were there before and are not now, or have no process any more, stay as dead ones.
-fn carry_over(sandbox: &mut Sandbox, old: Option<&Sandbox>) {
-    let Some(old) = old else { return };
-    for container in &mut sandbox.containers {
-        let before = old.containers.iter().find(|before| before.id == container.id);
-        let Some(before) = before else { continue };
-        if container.pid.is_none() && (before.pid.is_some() || !before.alive) {
-            // Its processes have ended; what they said of it still holds.
-            container.alive = false;
-            container.kind = before.kind;
-            container.started = before.started;
-            container.namespaces.clone_from(&before.namespaces);
-        }
-        for id in &before.nested_cgroup_ids {
-            if !container.nested_cgroup_ids.contains(id) {
-                container.nested_cgroup_ids.push(*id);
+    /// Pods that have processes or are just being made, and containers without a pod; of those inside of one another the
+    /// outermost.
+    fn attach_points(&mut self, found: &Found, now: Instant) -> Vec<AttachPoint> {
+        let inhabited: HashSet<&str> = found.containers.iter().filter_map(|found| found.pod.as_deref()).collect();
+        let since = std::mem::take(&mut self.empty);
+        let mut points = Vec::new();
+        for pod in &found.pods {
+            if !inhabited.contains(pod.path.as_str()) {
+                let since = since.get(&pod.inode).copied().unwrap_or(now);
+                self.empty.insert(pod.inode, since);
+                if now.saturating_duration_since(since) >= EMPTY_PATIENCE {
+                    continue;
+                }
+            }
+            if !self.finished.contains(&pod.inode) && attach_root(&pod.path) == Some(&pod.path) {
+                points.extend(self.attach_point(&pod.path, pod.inode));
             }
         }
-    }
-    for before in &old.containers {
-        if !sandbox.containers.iter().any(|container| container.id == before.id) {
-            let mut before = before.clone();
-            before.alive = false;
-            sandbox.containers.push(before);
+        for container in found.containers.iter().filter(|found| attach_root(&found.path) == Some(&found.path)) {
+            points.extend(self.attach_point(&container.path, container.inode));
         }
-    }
-    // What only living processes can tell.
-    sandbox.netns = sandbox.netns.or(old.netns);
-    if sandbox.addresses.is_empty() {
-        sandbox.addresses.clone_from(&old.addresses);
-    }
-    sandbox.host_network |= old.host_network && sandbox.netns == old.netns;
-    if sandbox.sandbox_id.is_empty() {
-        sandbox.sandbox_id.clone_from(&old.sandbox_id);
-    }
-    // A name that was told is better than none, when the list has already lost the pod.
-    if sandbox.namespace.is_empty() && !old.namespace.is_empty() {
-        sandbox.namespace.clone_from(&old.namespace);
-        sandbox.name.clone_from(&old.name);
-        sandbox.workload.clone_from(&old.workload);
-        sandbox.workload_kind.clone_from(&old.workload_kind);
-        for container in &mut sandbox.containers {
-            if let Some(before) = old.containers.iter().find(|before| before.id == container.id) {
-                container.name.clone_from(&before.name);
-            }
-        }
-    }
-}
-
-fn dead(container: &Remembered) -> Container {
-    Container {
-        id: container.id.clone(),
-        name: container.name.clone(),
-        image: String::new(),
-        kind: if container.pause { ContainerKind::Pause } else { ContainerKind::Application },
-        cgroup: String::new(),
-        cgroup_id: container.cgroup_id,
-        nested_cgroup_ids: Vec::new(),
-        pid: None,
-        started: None,
-        namespaces: Vec::new(),
-        alive: false,
-    }
-}
-
-/// A sandbox of which only memories are left.
-fn gone(container: &Remembered) -> Sandbox {
-    Sandbox {
-        key: container.sandbox.clone(),
-        uid: container.sandbox.0.clone(),
-        namespace: container.namespace.clone(),
-        name: container.pod.clone(),
-        sandbox_id: String::new(),
-        qos: None::<QosClass>,
-        runtime: Runtime::Unknown,
-        cgroup: None,
-        cgroup_id: 0,
-        netns: None,
-        host_network: false,
-        addresses: Vec::new(),
-        workload_kind: String::new(),
-        workload: String::new(),
-        phase: String::new(),
-        runtime_class: String::new(),
-        containers: Vec::new(),
-        attach_points: Vec::new(),
-        alive: false,
+        let there: HashSet<u64> = found.pods.iter().map(|pod| pod.inode).collect();
+        self.finished.retain(|inode| there.contains(inode));
+        points
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    const UID: &str = "11111111-2222-3333-4444-000000000001";
-
-    struct Tree {
-        root: tempfile::TempDir,
-    }
-
-    impl Tree {
-        fn new() -> Self {
-            Self { root: tempfile::tempdir().unwrap() }
-        }
-
-        fn container(&self, id: char) -> PathBuf {
-            self.root.path().join(format!("kubepods/pod{UID}/{}", String::from(id).repeat(64)))
-        }
-
-        fn make(&self, id: char, pid: u32) {
-            fs::create_dir_all(self.container(id)).unwrap();
-            fs::write(self.container(id).join("cgroup.procs"), format!("{pid}\n")).unwrap();
-        }
-
-        fn table(&self, remembered: Vec<Remembered>) -> SandboxTable {
-            SandboxTable {
-                root: self.root.path().to_owned(),
-                has_v2: true,
-                ..SandboxTable::new(&Hierarchies::default(), Path::new("/proc"), None, String::new(), remembered)
-            }
-        }
-    }
-
-    fn alive(outcome: &Outcome) -> Vec<(bool, usize)> {
-        let living = |sandbox: &Arc<Sandbox>| sandbox.containers.iter().filter(|container| container.alive).count();
-        outcome.snapshot.sandboxes().iter().map(|sandbox| (sandbox.alive, living(sandbox))).collect()
-    }
-
-    #[test]
-    fn a_pod_comes_changes_and_goes() {
-        let tree = Tree::new();
-        let mut table = tree.table(vec![]);
-        assert!(alive(&table.scan().unwrap()).is_empty());
-        let me = std::process::id();
-        tree.make('a', me);
-        tree.make('b', me);
-        let outcome = table.scan().unwrap();
-        assert_eq!(alive(&outcome), [(true, 2)]);
-        assert_eq!(outcome.attach.len(), 1);
-        fs::remove_dir_all(tree.container('a')).unwrap();
-        let outcome = table.scan().unwrap();
-        assert_eq!(alive(&outcome), [(true, 1)]);
-        assert_eq!(outcome.snapshot.sandboxes()[0].containers.len(), 2, "the dead one keeps its name");
-        fs::remove_dir_all(tree.root.path().join("kubepods")).unwrap();
-        let outcome = table.scan().unwrap();
-        assert_eq!(alive(&outcome), [(false, 0)]);
-        assert!(outcome.attach.is_empty());
-        table.release(&[SandboxKey(UID.into())]);
-        assert!(alive(&table.scan().unwrap()).is_empty());
-    }
-
-    #[test]
-    fn an_empty_directory_that_stays_is_a_pod_that_went() {
-        let tree = Tree::new();
-        let mut table = tree.table(vec![]);
-        tree.make('a', std::process::id());
-        assert_eq!(alive(&table.scan().unwrap()), [(true, 1)]);
-        fs::write(tree.container('a').join("cgroup.procs"), "").unwrap();
-        let outcome = table.scan().unwrap();
-        assert_eq!(alive(&outcome), [(false, 0)]);
-        assert!(outcome.attach.is_empty(), "its programs go");
-        table.release(&[SandboxKey(UID.into())]);
-        assert!(alive(&table.scan().unwrap()).iter().all(|(alive, _)| !alive));
-        tree.make('b', std::process::id());
-        let outcome = table.scan().unwrap();
-        assert!(alive(&outcome).contains(&(true, 1)), "and it may come back");
-        assert_eq!(outcome.attach.len(), 1);
-    }
-
-    #[test]
-    fn memories_name_what_is_gone() {
-        let tree = Tree::new();
-        tree.make('a', std::process::id());
-        let remember = |sandbox: &str, cgroup_id| Remembered {
-            cgroup_id,
-            sandbox: SandboxKey(sandbox.into()),
-            namespace: "shop".into(),
-            pod: "web".into(),
-            id: format!("{cgroup_id:064}"),
-            name: "old".into(),
-            pause: false,
-        };
-        let mut table = tree.table(vec![remember(UID, 4_000_000_001), remember("other", 4_000_000_002)]);
-        let outcome = table.scan().unwrap();
-        let here = outcome.snapshot.by_cgroup(4_000_000_001).unwrap();
-        assert_eq!((here.sandbox.alive, here.container_name()), (true, "old"));
-        let gone = outcome.snapshot.by_cgroup(4_000_000_002).unwrap();
-        assert_eq!((gone.sandbox.alive, gone.sandbox.name.as_str()), (false, "web"));
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

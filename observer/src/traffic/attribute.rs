@@ -237,6 +237,7 @@ pub(super) mod tests {
             runtime: Runtime::Unknown,
             cgroup: None,
             cgroup_id,
+            other_cgroup_ids: Vec::new(),
             netns: Some(cgroup_id),
             host_network: address.is_empty(),
             addresses: address.parse().into_iter().collect(),
