@@ -41,6 +41,10 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     // Sockets with many peers (listeners in a handshake, unconnected UDP) are cached by peer.
     let by_peer = packet.is_tcp() || (packet.is_udp() && !socket.is_connected());
     let mut slot = if by_peer && !begins(packet) { remembered(packet, &socket, cgroup, cookie) } else { 0 };
+    if slot != 0 && packet.is_udp() {
+        // A UDP server has no faster way than this one: nothing more is asked.
+        return slot;
+    }
     if slot == 0 {
         // SAFETY: `skb` is the context of the running program.
         slot = unsafe { resolve(skb, packet, &socket, cgroup, egress, cookie) };

@@ -5,6 +5,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod cgroup_skb;
+mod direct;
 mod edges;
 mod empty;
 mod find;

@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_load_bytes};
 
-use crate::opaque;
+use crate::{direct::direct, opaque};
 
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;
@@ -126,7 +126,7 @@ struct TcpStart {
 /// # Safety
 ///
 /// `skb` is the context of the running program.
-#[inline(never)]
+#[inline(always)]
 pub unsafe fn parse(skb: *mut __sk_buff, egress: bool, packet: &mut MaybeUninit<Packet>) -> bool {
     let packet = packet.as_mut_ptr();
     // SAFETY: the caller's promise; both write the whole packet when they say so.
@@ -140,7 +140,7 @@ pub unsafe fn parse(skb: *mut __sk_buff, egress: bool, packet: &mut MaybeUninit<
 }
 
 /// Reads headers of any kind by copying them out.
-#[inline(always)]
+#[inline(never)]
 unsafe fn copied(skb: *mut __sk_buff, egress: bool, packet: *mut Packet) -> bool {
     let mut first = 0u8;
     // SAFETY: the caller's promise, and `first` is one byte.
@@ -165,68 +165,6 @@ unsafe fn copied(skb: *mut __sk_buff, egress: bool, packet: *mut Packet) -> bool
     }
     // SAFETY: the caller's promise.
     unsafe { ports(skb, transport, egress, packet) };
-    true
-}
-
-/// Reads the headers in place when they are the common ones: IPv4 without options or IPv6 without extensions, then TCP
-/// or UDP, in the packet's linear part. False when they are not; `packet` is then not written.
-#[inline(always)]
-unsafe fn direct(skb: *mut __sk_buff, egress: bool, packet: *mut Packet) -> bool {
-    /// An IPv4 header without options, and ports.
-    const V4: usize = 28;
-    /// An IPv6 header, and ports with the UDP length and checksum.
-    const V6: usize = 48;
-    /// Up to and with the flags of a TCP header.
-    const TCP_START: usize = size_of::<TcpStart>();
-    // SAFETY: `skb` is the context; the verifier knows these two for the packet's bounds, and every access below
-    // stands behind a comparison with the end. Headers need not be aligned.
-    unsafe {
-        let data = (*skb).data as usize;
-        let end = (*skb).data_end as usize;
-        if data + V4 > end {
-            return false;
-        }
-        let first = *(data as *const u8);
-        let (local, remote, protocol, transport) = if first == 0x45 {
-            let header = (data as *const Ipv4Header).read_unaligned();
-            if u16::from_be(header.fragment) & 0x1fff != 0 {
-                return false;
-            }
-            let (local, remote) =
-                if egress { (header.source, header.destination) } else { (header.destination, header.source) };
-            let mapped = 0xffffu32.to_be();
-            ([0, 0, mapped, local], [0, 0, mapped, remote], header.protocol, size_of::<Ipv4Header>())
-        } else if first >> 4 == 6 {
-            if data + V6 > end {
-                return false;
-            }
-            let header = (data as *const Ipv6Header).read_unaligned();
-            let (local, remote) =
-                if egress { (header.source, header.destination) } else { (header.destination, header.source) };
-            (local, remote, header.next_header, size_of::<Ipv6Header>())
-        } else {
-            return false;
-        };
-        let mut flags = 0;
-        if protocol == TCP {
-            if data + transport + TCP_START > end {
-                return false;
-            }
-            flags = *((data + transport + 13) as *const u8);
-        } else if protocol != UDP {
-            return false;
-        }
-        let source = u16::from_be(((data + transport) as *const u16).read_unaligned());
-        let destination = u16::from_be(((data + transport + 2) as *const u16).read_unaligned());
-        let (local_port, remote_port) = if egress { (source, destination) } else { (destination, source) };
-        (*packet).remote = remote;
-        (*packet).local = local;
-        (*packet).remote_port = remote_port;
-        (*packet).local_port = local_port;
-        (*packet).protocol = protocol;
-        (*packet).tcp_flags = flags;
-        (*packet).ipv6 = u16::from(transport == size_of::<Ipv6Header>());
-    }
     true
 }
 
