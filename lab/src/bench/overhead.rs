@@ -1,6 +1,7 @@
 //! What the hooks take from the traffic: nothing attached, programs that do nothing, and the real ones, in alternation
 //! on one processor.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -56,6 +57,10 @@ const VARIANTS: [Variant; 3] = [Variant::Off, Variant::Empty, Variant::On];
 
 /// Each variant comes first, second and last equally often.
 const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
+
+/// Ports that the servers use in turn, below those that the kernel gives to clients.
+const FIRST_PORT: u16 = 7_000;
+const LAST_PORT: u16 = 30_000;
 
 /// A workload, its name, and the least that its ratio to the empty programs may be.
 const WORKLOADS: [(Workload, &str, f64); 4] = [
@@ -141,6 +146,7 @@ struct Bench {
     launcher: Launcher,
     netns: NetNs,
     cgroups: [Cgroup; 3],
+    port: Cell<u16>,
     kernel: Kernel,
     _empty: aya::Ebpf,
     _pins: Pins,
@@ -170,6 +176,7 @@ impl Bench {
             launcher,
             netns,
             cgroups,
+            port: Cell::new(FIRST_PORT),
             kernel,
             _empty: empty,
             _pins: pins,
@@ -181,6 +188,8 @@ impl Bench {
     /// Runs one load; gives work per CPU-second and the number of connections.
     fn measure(&self, workload: Workload, variant: Variant) -> Result<(f64, u64)> {
         let what = || format!("measuring {workload:?} with {}", variant.name());
+        // A port of its own: connections that wait in TIME_WAIT would make the next measurement's slower.
+        self.port.set(if self.port.get() == LAST_PORT { FIRST_PORT } else { self.port.get() + 1 });
         let mut server = self.start(workload, variant, End::Server).with_context(what)?;
         let mut answers = BufReader::new(server.stdout.take().context("the server has no output")?);
         let mut line = String::new();
@@ -212,7 +221,13 @@ impl Bench {
             net: Some(self.netns.path()),
             ..Entry::default()
         };
-        let load = Load { end, workload, port: 7_000, milliseconds: self.options.milliseconds, cpu: self.options.cpu };
+        let load = Load {
+            end,
+            workload,
+            port: self.port.get(),
+            milliseconds: self.options.milliseconds,
+            cpu: self.options.cpu,
+        };
         process::spawn(self.launcher.command(&entry, &Role::Load(load))?)
     }
 
