@@ -11,8 +11,8 @@ use crate::{machine, setup};
 /// Measure what the agent costs
 ///
 /// `overhead`: work per CPU-second with the hooks on, off and empty, in alternation on one CPU (request and
-/// response, connections, UDP, stream), medians with their spread. `scrape`: time and memory of a scrape
-/// with many pods. An idle machine gives the best numbers. What follows `--` goes to the benchmark.
+/// response, connections, UDP, stream), medians with their spread. An idle machine gives the best numbers. What
+/// follows `--` goes to the benchmark (`-- --help` lists it).
 #[derive(clap::Args)]
 pub struct Args {
     /// What to measure
@@ -26,8 +26,6 @@ pub struct Args {
 enum What {
     /// What the hooks take from the traffic
     Overhead,
-    /// What a scrape takes
-    Scrape,
 }
 
 /// Runs the command.
@@ -38,7 +36,6 @@ pub fn command(args: &Args) -> Result<()> {
     build(&workspace)?;
     let what = match args.what {
         What::Overhead => "overhead",
-        What::Scrape => "scrape",
     };
     become_it(lab(&workspace).args(["bench", what]).args(&args.rest))
 }
