@@ -86,6 +86,26 @@ fn without_root_the_rest_goes_on_and_says_so() {
     assert!(said.contains("MISSING"), "{said}");
     let output = Command::new(&binary).arg("pods").uid(65_534).gid(65_534).output().unwrap();
     assert!(output.status.success(), "{}", words(&output));
+
+    // The agent serves what it can read, and its probe says why it counts nothing.
+    let address = observer_lab::agent::free_address().unwrap().to_string();
+    let mut run = Command::new(&binary);
+    run.args(["run", "--web.listen-address", &address, "--path.bpffs", directory.path().to_str().unwrap()]);
+    let mut child = run.uid(65_534).gid(65_534).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut text = String::new();
+    for _ in 0..100 {
+        if let Ok(mut response) = ureq::get(format!("http://{address}/metrics")).call() {
+            text = response.body_mut().read_to_string().unwrap();
+            if text.contains("observer_agent_probe_state{") {
+                break;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(text.contains("probe=\"cgroup_skb\",state=\"failed\""), "{text}");
+    assert!(text.contains("process_resident_memory_bytes"), "{text}");
 }
 
 #[test]
