@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Sub;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+
+/// Readings before the counters are said to move all the time.
+const TRIES: usize = 200;
 
 /// The counters of an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,11 +41,21 @@ impl Truth {
             let path = format!("/proc/{pid}/net/{file}");
             std::fs::read_to_string(&path).with_context(|| format!("reading the counters in {path}"))
         };
-        let mut protocols = parse_snmp(&read("snmp")?);
-        protocols.extend(parse_snmp(&read("netstat")?));
-        // Absent when the kernel has no IPv6.
-        protocols.extend(parse_snmp6(&read("snmp6").unwrap_or_default()));
-        Ok(Self { interfaces: parse_dev(&read("dev")?), protocols })
+        // The files are read one after another. What comes in meanwhile would be in some and not in others: read again
+        // until the interfaces are the same before and after.
+        let mut interfaces = parse_dev(&read("dev")?);
+        for _ in 0..TRIES {
+            let mut protocols = parse_snmp(&read("snmp")?);
+            protocols.extend(parse_snmp(&read("netstat")?));
+            // Absent when the kernel has no IPv6.
+            protocols.extend(parse_snmp6(&read("snmp6").unwrap_or_default()));
+            let after = parse_dev(&read("dev")?);
+            if after == interfaces {
+                return Ok(Self { interfaces, protocols });
+            }
+            interfaces = after;
+        }
+        bail!("the counters of process {pid} did not stand still for {TRIES} readings: something still sends")
     }
 
     /// The counters of an interface; zero when there is none of this name.
