@@ -11,7 +11,7 @@ const TRIES: usize = 200;
 /// The counters of an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
-    /// Bytes received, with link headers (14 bytes for each packet, on `lo` as well as on a veth).
+    /// Bytes received, with link headers (14 bytes for each packet on a veth, none on `lo`).
     pub rx_bytes: u64,
     /// Packets received.
     pub rx_packets: u64,

@@ -14,7 +14,7 @@ use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType};
 use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
-use observer::kernel::{Kernel, LoadOptions, Pins};
+use observer::kernel::{DEFAULT_EDGES, Kernel, LoadOptions, Pins};
 use observer::sandbox::AttachPoint;
 
 use super::load::{End, Load, Workload};
@@ -169,7 +169,7 @@ impl Bench {
         let empty = attach_empty(&directory(Variant::Empty)?)?;
         let bpffs = BpfFs::create()?;
         let pins = Pins::open(bpffs.path())?;
-        let mut kernel = Kernel::load(&pins, LoadOptions { edges: observer_edges(), debug: false })?;
+        let mut kernel = Kernel::load(&pins, LoadOptions { edges: DEFAULT_EDGES, debug: false })?;
         kernel.attacher.attach(&point(&directory(Variant::On)?)?)?;
         Ok(Self {
             options: options.clone(),
@@ -238,11 +238,6 @@ impl Bench {
         ensure!(opened == connections * 2, "{opened} ends of connections were counted, {connections} were made");
         Ok(())
     }
-}
-
-/// Edges that fit by default, as for an agent that was told nothing.
-const fn observer_edges() -> u32 {
-    observer::config::DEFAULT_EDGES
 }
 
 fn numbers(from: &mut BufReader<ChildStdout>) -> Result<(u64, u64)> {

@@ -10,14 +10,12 @@ mod values;
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
+use observer_common::abi::DEFAULT_EDGES;
 
 use crate::traffic::PeerDetail;
 
 /// The port of the agent's web side, when none is given.
 pub const DEFAULT_PORT: u16 = 10836;
-
-/// The number of edges that are counted one by one, when none is given.
-pub const DEFAULT_EDGES: u32 = 32_768;
 
 /// Everything that `observer run` is told.
 #[derive(Debug, Clone, Args)]

@@ -14,4 +14,5 @@ pub use attach::Attacher;
 pub use edge_table::{EdgeReading, EdgeTable, Losses};
 pub use load::{Kernel, LoadError, LoadOptions};
 pub use names::Names;
+pub use observer_common::abi::DEFAULT_EDGES;
 pub use pins::{PinError, Pins};

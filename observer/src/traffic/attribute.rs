@@ -9,26 +9,6 @@ use crate::{
     sandbox::Sandbox,
 };
 
-/// The `direction` label, seen from the observed container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// Sent by the container.
-    Transmit,
-    /// Received by the container.
-    Receive,
-}
-
-impl Direction {
-    /// The label value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Transmit => "transmit",
-            Self::Receive => "receive",
-        }
-    }
-}
-
 /// The `peer_kind` label: what the other side is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PeerKind {

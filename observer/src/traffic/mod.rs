@@ -4,6 +4,6 @@ mod attribute;
 mod retire;
 mod series;
 
-pub use attribute::{Direction, Peer, PeerDetail, PeerKind, protocol_name, role_name};
+pub use attribute::{Peer, PeerDetail, PeerKind, protocol_name, role_name};
 pub use retire::Retirement;
 pub use series::{Series, SeriesKey, Totals, sum};

@@ -78,8 +78,8 @@ fn write(key: &SeriesKey<'_>, totals: &Totals, out: &mut Exposition) {
     let port = if key.port == 0 { String::new() } else { key.port.to_string() };
     let peer = &key.peer;
     for (direction, bytes, packets) in [
-        (traffic::Direction::Transmit, totals.tx_bytes, totals.tx_packets),
-        (traffic::Direction::Receive, totals.rx_bytes, totals.rx_packets),
+        (Direction::Transmit, totals.tx_bytes, totals.tx_packets),
+        (Direction::Receive, totals.rx_bytes, totals.rx_packets),
     ] {
         let labels = [
             key.namespace,
