@@ -1,7 +1,7 @@
-//! Builds the kernel programs into `OUT_DIR/observer-ebpf`, or writes an empty stub there.
+//! Builds the kernel programs into `OUT_DIR`, an object for each binary of `observer-ebpf`, or writes empty stubs there.
 //!
-//! The stub keeps `cargo check`, clippy and editors working on a machine without an eBPF toolchain; the
-//! loader refuses it. With the toolchain there, a build that fails is an error.
+//! The stubs keep `cargo check`, clippy and editors working on a machine without an eBPF toolchain; the
+//! loader refuses them. With the toolchain there, a build that fails is an error.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -14,6 +14,8 @@ use aya_build::{Package, Toolchain};
 mod toolchain;
 
 const PROGRAMS: &str = "observer-ebpf";
+/// The package's binaries: the traffic's, and one for each probe.
+const OBJECTS: [&str; 8] = [PROGRAMS, "drops", "interface", "oom", "runqueue", "sockets", "tcp", "unix"];
 
 /// What the outer cargo or its user says that is not meant for the inner one.
 const OUTER_CARGO: [&str; 7] = [
@@ -81,8 +83,11 @@ fn build(choice: &toolchain::Choice) -> Result<()> {
 }
 
 fn stub(reason: &str) -> Result<()> {
-    let file = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set: run by cargo only")?).join(PROGRAMS);
-    fs::write(&file, []).with_context(|| format!("write the empty stub {}", file.display()))?;
+    let directory = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set: run by cargo only")?);
+    for object in OBJECTS {
+        let file = directory.join(object);
+        fs::write(&file, []).with_context(|| format!("write the empty stub {}", file.display()))?;
+    }
     println!("cargo:warning=the kernel programs were not built ({reason}): this agent can load none");
     println!("cargo:warning=run `cargo xtask setup` once, then build again");
     Ok(())

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,12 +12,13 @@ use rustix::process::Signal;
 use tempfile::NamedTempFile;
 
 use crate::launch::Launcher;
+use crate::netns::NetNs;
 use crate::process;
 use crate::samples::Samples;
 
 /// Names the agent's binary.
 pub const ENV: &str = "OBSERVER_BIN";
-const STARTING: Duration = Duration::from_secs(20);
+const STARTING: Duration = Duration::from_secs(60);
 const ENDING: Duration = Duration::from_secs(15);
 const REQUEST: Duration = Duration::from_secs(30);
 
@@ -32,8 +33,14 @@ pub struct AgentOptions {
     pub pods_file: Option<PathBuf>,
     /// `--path.bpffs`.
     pub bpffs: Option<PathBuf>,
+    /// The network namespace to run in; that of this process when absent.
+    pub netns: Option<PathBuf>,
+    /// What the program is to be; `run` when absent.
+    pub subcommand: Option<&'static str>,
     /// Further arguments.
     pub arguments: Vec<OsString>,
+    /// Variables of its environment.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// A running agent. Dropping it ends it; after a panic its log is shown.
@@ -86,14 +93,17 @@ impl Agent {
                 .with_context(|| format!("opening the agent's log {}", log.path().display()))
         };
         let mut command = launcher.guarded(&binary);
-        command.arg("run").arg("--web.listen-address").arg(address.to_string());
+        command.arg(options.subcommand.unwrap_or("run")).arg("--web.listen-address").arg(address.to_string());
         if let Some(path) = &options.pods_file {
             command.arg("--pods.file").arg(path);
         }
         if let Some(path) = &options.bpffs {
             command.arg("--path.bpffs").arg(path);
         }
-        command.args(&options.arguments);
+        command.args(&options.arguments).envs(options.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(path) = &options.netns {
+            enter(&mut command, NetNs::open(path)?);
+        }
         command.stdin(Stdio::null()).stdout(output(&log)?).stderr(output(&log)?);
         let child = process::spawn(command).with_context(|| format!("starting the agent {}", binary.display()))?;
         Ok(Self { child, address, log, ended: false })
@@ -161,6 +171,28 @@ impl Agent {
         }
     }
 
+    /// Scrapes until this sum has been the same so many times more; the last scrape is returned either way once the time is
+    /// over: whoever compares it finds what still moves.
+    pub fn scrape_until_still(&self, timeout: Duration, times: u32, sum: impl Fn(&Samples) -> f64) -> Result<Samples> {
+        let deadline = Instant::now() + timeout;
+        let mut last = self.scrape()?;
+        let mut still = 0;
+        while still < times && Instant::now() <= deadline {
+            std::thread::sleep(Duration::from_millis(60));
+            let next = self.scrape()?;
+            still = if sum(&next) == sum(&last) { still + 1 } else { 0 };
+            last = next;
+        }
+        Ok(last)
+    }
+
+    /// [`Agent::scrape_until`], but it is an error when the time is over; `what` is what was waited for.
+    pub fn wait_until(&self, timeout: Duration, what: &str, wanted: impl Fn(&Samples) -> bool) -> Result<Samples> {
+        let samples = self.scrape_until(timeout, &wanted)?;
+        ensure!(wanted(&samples), "no scrape in {timeout:?} shows {what}; the agent's log:\n{}", self.log());
+        Ok(samples)
+    }
+
     /// Sends SIGTERM; the agent has to end with status 0.
     pub fn terminate(mut self) -> Result<()> {
         process::signal(self.pid(), Signal::TERM)?;
@@ -207,9 +239,25 @@ impl Drop for Agent {
     }
 }
 
+/// Lets a command begin in a network namespace.
+fn enter(command: &mut Command, netns: NetNs) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec a system call alone is made.
+    unsafe { command.pre_exec(move || netns.enter_now()) };
+}
+
 /// Removes what the agent pinned, by its own command.
 pub fn uninstall(binary: &Path, bpffs: &Path) -> Result<()> {
-    let output = std::process::Command::new(binary)
+    uninstall_in(binary, bpffs, None)
+}
+
+/// The same, in a network namespace.
+pub fn uninstall_in(binary: &Path, bpffs: &Path, netns: Option<&NetNs>) -> Result<()> {
+    let mut command = Command::new(binary);
+    if let Some(netns) = netns {
+        enter(&mut command, NetNs::open(&netns.path())?);
+    }
+    let output = command
         .arg("uninstall")
         .arg("--path.bpffs")
         .arg(bpffs)

@@ -64,7 +64,15 @@ enum Command {
 #[derive(Subcommand)]
 enum Bench {
     /// What the hooks take from the traffic, against nothing and against programs that do nothing.
-    Overhead(observer_lab::bench::Options),
+    Overhead(observer_lab::bench::OverheadOptions),
+    /// What a scrape costs on a node full of pods.
+    Scrape(observer_lab::bench::ScrapeOptions),
+    /// How costs grow with connections, and with edges.
+    Edges(observer_lab::bench::EdgesOptions),
+    /// What a resolver needs for a large cluster and its agents, by simulation.
+    Resolver(observer_lab::bench::ResolverOptions),
+    /// Whether anything is left, or has a wrong name, after a thousand pods have come and gone.
+    Churn(observer_lab::bench::ChurnOptions),
 }
 
 fn main() -> ExitCode {
@@ -85,9 +93,16 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo { seconds, listen } => observer_lab::demo::run(seconds, listen),
         Command::Pods { seconds, pods_file } => observer_lab::demo::pods(seconds, pods_file.as_deref()),
         Command::Bench { what: Bench::Overhead(options) } => observer_lab::bench::overhead(&options),
+        Command::Bench { what: Bench::Scrape(options) } => observer_lab::bench::scrape(&options),
+        Command::Bench { what: Bench::Edges(options) } => observer_lab::bench::edges(&options),
+        Command::Bench { what: Bench::Resolver(options) } => observer_lab::bench::resolver(&options),
+        Command::Bench { what: Bench::Churn(options) } => observer_lab::bench::churn(&options),
         Command::Sweep => {
             let swept = observer_lab::sweep()?;
-            println!("removed {} cgroup directories and {} mounts", swept.cgroups, swept.mounts);
+            println!(
+                "removed {} cgroup directories, {} mounts and {} container nodes",
+                swept.cgroups, swept.mounts, swept.nodes
+            );
             Ok(ExitCode::SUCCESS)
         }
         Command::Enter { entry, role } => launch::enter(&entry, &role),

@@ -9,7 +9,8 @@ use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{
     BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkInfo,
 };
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use netlink_packet_route::route::{RouteScope, RouteType};
+use rtnetlink::{Error, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 /// The index that every loopback interface has.
 pub const LOOPBACK: u32 = 1;
@@ -48,7 +49,7 @@ impl Netlink {
     pub async fn add_bridge(&self, name: &str, index: u32, mac: Mac) -> Result<()> {
         let message = LinkBridge::new(name).set_header(header(index)).address(mac.to_vec()).up().build();
         let outcome = self.handle.link().add(message).execute().await;
-        if let Err(rtnetlink::Error::NetlinkError(message)) = &outcome
+        if let Err(Error::NetlinkError(message)) = &outcome
             && message.to_io().raw_os_error() == Some(libc::EOPNOTSUPP)
         {
             anyhow::bail!(
@@ -132,6 +133,20 @@ impl Netlink {
         request.execute().await.with_context(|| format!("adding {address}/{prefix} to interface {index}"))
     }
 
+    /// Takes all addresses away from an interface.
+    pub async fn remove_addresses(&self, index: u32) -> Result<()> {
+        let mut addresses = self.handle.address().get().set_link_index_filter(index).execute();
+        while let Some(address) = addresses.try_next().await.context("listing addresses")? {
+            self.handle
+                .address()
+                .del(address)
+                .execute()
+                .await
+                .with_context(|| format!("removing an address from interface {index}"))?;
+        }
+        Ok(())
+    }
+
     /// Sends what has no better IPv4 route to a gateway.
     pub async fn add_default_v4(&self, index: u32, gateway: Ipv4Addr) -> Result<()> {
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).build();
@@ -143,6 +158,38 @@ impl Netlink {
             .with_context(|| format!("adding the default route via {gateway}"))
     }
 
+    /// Sends an IPv4 network to a gateway.
+    pub async fn add_route_v4(&self, index: u32, (network, prefix): (Ipv4Addr, u8), gateway: Ipv4Addr) -> Result<()> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(network, prefix)
+            .gateway(gateway)
+            .output_interface(index)
+            .build();
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .with_context(|| format!("adding the route to {network}/{prefix} via {gateway}"))
+    }
+
+    /// Makes every address of an IPv4 network one of this namespace's own.
+    pub async fn add_local_v4(&self, (network, prefix): (Ipv4Addr, u8)) -> Result<()> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(network, prefix)
+            .output_interface(LOOPBACK)
+            .table_id(libc::RT_TABLE_LOCAL.into())
+            .kind(RouteType::Local)
+            .scope(RouteScope::Host)
+            .build();
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .with_context(|| format!("making {network}/{prefix} this namespace's own"))
+    }
+
     /// Sends what has no better IPv6 route to a gateway.
     pub async fn add_default_v6(&self, index: u32, gateway: Ipv6Addr) -> Result<()> {
         let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).output_interface(index).build();
@@ -152,6 +199,15 @@ impl Netlink {
             .execute()
             .await
             .with_context(|| format!("adding the default route via {gateway}"))
+    }
+
+    /// Removes an interface, and the other end of a pair with it. One that is gone is no error.
+    pub async fn remove_link(&self, index: u32) -> Result<()> {
+        match self.handle.link().del(index).execute().await {
+            // A pair ends with either of its ends.
+            Err(Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(()),
+            outcome => outcome.with_context(|| format!("removing interface {index}")),
+        }
     }
 
     /// Tells the kernel for good which hardware address an IP address has, so that it never asks.

@@ -51,6 +51,11 @@ impl NetNs {
         })
     }
 
+    /// The same as [`NetNs::enter`], with nothing but a system call.
+    pub(crate) fn enter_now(&self) -> std::io::Result<()> {
+        Ok(move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+
     /// Moves the calling thread into this namespace, for good.
     pub(crate) fn enter(&self) -> Result<()> {
         move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))

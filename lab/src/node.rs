@@ -91,13 +91,14 @@ impl Node {
         &self.hierarchies
     }
 
-    /// Takes the next free addresses.
-    pub(crate) fn allocate(&self) -> Result<Port> {
+    /// Takes the next free addresses, or those of a pod that is gone, by its IPv4 one.
+    pub(crate) fn allocate(&self, again: Option<Ipv4Addr>) -> Result<Port> {
         let ordinal = self.next.fetch_add(1, Ordering::Relaxed);
         ensure!((2..u16::MAX).contains(&ordinal), "the node has no address left for another pod");
-        let [high, low] = ordinal.to_be_bytes();
+        let number = again.map_or(ordinal, |v4| u16::from_be_bytes([v4.octets()[2], v4.octets()[3]]));
+        let [high, low] = number.to_be_bytes();
         let [a, b, ..] = ADDRESS_V4.0.octets();
-        let v6 = u128::from(ADDRESS_V6.0) & !0xffff | u128::from(ordinal);
+        let v6 = u128::from(ADDRESS_V6.0) & !0xffff | u128::from(number);
         Ok(Port { ordinal, v4: Ipv4Addr::new(a, b, high, low), v6: v6.into(), mac: [0x02, 0x88, 1, 0, high, low] })
     }
 

@@ -55,6 +55,7 @@ fn pod(pod: &Pod) -> Value {
             "uid": pod.uid(),
             "creationTimestamp": created,
             "labels": spec.labels,
+            "annotations": spec.annotations,
             "ownerReferences": owners,
         },
         "spec": { "nodeName": NODE_NAME, "containers": containers, "restartPolicy": "Always" },
@@ -68,6 +69,9 @@ fn pod(pod: &Pod) -> Value {
             "qosClass": spec.qos.class(),
         },
     });
+    if !spec.runtime_class.is_empty() {
+        document["spec"]["runtimeClassName"] = json!(spec.runtime_class);
+    }
     if spec.host_network {
         document["spec"]["hostNetwork"] = json!(true);
     }

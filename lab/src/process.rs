@@ -8,6 +8,8 @@ use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use anyhow::{Context, Result, anyhow};
 use rustix::process::{Pid, Signal};
 
+use crate::netns::NetNs;
+
 type Order = (Command, SyncSender<io::Result<Child>>);
 
 /// Starts a process from a thread that lives as long as this process.
@@ -34,6 +36,8 @@ fn start_spawner() -> Option<Sender<Order>> {
     std::thread::Builder::new()
         .name("lab-spawner".to_owned())
         .spawn(move || {
+            // Whoever needs it first may be a thread in a pod's namespace, which is nobody else's.
+            let _ = NetNs::of_process(std::process::id()).and_then(|own| own.enter());
             for (mut command, answer) in queue {
                 // Whoever asked may have given up; then the child is of no use to anybody.
                 if let Err(std::sync::mpsc::SendError(Ok(mut child))) = answer.send(command.spawn()) {

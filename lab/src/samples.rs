@@ -53,6 +53,11 @@ impl Samples {
         self.0.iter()
     }
 
+    /// Those whose `pod` label is this name.
+    pub fn of_pod(&self, name: &str) -> Self {
+        Self(self.0.iter().filter(|sample| sample.label("pod") == name).cloned().collect())
+    }
+
     /// The samples of a family that have these labels.
     pub fn select<'a>(&'a self, name: &'a str, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Sample> {
         self.0.iter().filter(move |sample| sample.name == name && sample.matches(labels))
@@ -71,6 +76,30 @@ impl Samples {
     }
 }
 
+/// How many observations of a histogram are at most as large as each of its bounds, all series together that have these
+/// labels. Reads the text of an exposition.
+pub fn buckets(text: &str, family: &str, labels: &[(&str, &str)]) -> Result<Vec<(f64, u64)>> {
+    let lines = text.lines().map(|line| Ok(line.to_owned()));
+    let scrape = Scrape::parse(lines).context("reading a Prometheus text exposition")?;
+    let mut sums: Vec<(f64, u64)> = Vec::new();
+    for sample in scrape.samples.iter().filter(|sample| sample.metric == family) {
+        let Value::Histogram(counts) = &sample.value else { continue };
+        if labels.iter().any(|(name, value)| sample.labels.get(name).unwrap_or_default() != *value) {
+            continue;
+        }
+        for bucket in counts {
+            // Counters below 2^53 are exact in a float.
+            let count = bucket.count as u64;
+            match sums.iter_mut().find(|(bound, _)| *bound == bucket.less_than) {
+                Some((_, sum)) => *sum += count,
+                None => sums.push((bucket.less_than, count)),
+            }
+        }
+    }
+    sums.sort_by(|one, other| one.0.total_cmp(&other.0));
+    Ok(sums)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +115,17 @@ mod tests {
         assert_eq!(samples.get("a_total", &[("y", "p")]), None);
         assert_eq!(samples.get("b", &[]), Some(5.0));
         assert_eq!(samples.sum("c", &[]), 0.0);
+    }
+
+    #[test]
+    fn buckets_are_added_by_bound() {
+        let series = |labels: &str, counts: [u64; 2]| {
+            let [some, all] = counts;
+            format!("h_bucket{{{labels},le=\"0.1\"}} {some}\nh_bucket{{{labels},le=\"+Inf\"}} {all}\n")
+        };
+        let text = ["# TYPE h histogram\n".to_owned(), series("x=\"1\"", [2, 3]), series("x=\"2\"", [4, 8])].concat();
+        assert_eq!(buckets(&text, "h", &[]).unwrap(), [(0.1, 6), (f64::INFINITY, 11)]);
+        assert_eq!(buckets(&text, "h", &[("x", "2")]).unwrap(), [(0.1, 4), (f64::INFINITY, 8)]);
+        assert_eq!(buckets(&text, "i", &[]).unwrap(), []);
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::cgroup::{self, Hierarchy};
+use crate::cri_node;
 use crate::owner::Owner;
 
 /// Where runs write down the mounts they make, a file for each run.
@@ -17,13 +18,16 @@ pub const STATE: &str = "/run/observer-lab";
 pub struct Swept {
     /// Cgroup directories.
     pub cgroups: usize,
+    /// Container nodes.
+    pub nodes: usize,
     /// Mounts: private bpffs mounts, namespace names.
     pub mounts: usize,
 }
 
 /// Removes everything that lab runs made which no longer live. What a living run made stays.
 pub fn sweep() -> Result<Swept> {
-    let mut swept = Swept::default();
+    // First: what runs in cgroups keeps them.
+    let mut swept = Swept { nodes: cri_node::leftovers::sweep_leftovers()?, ..Swept::default() };
     for hierarchy in cgroup::detect()? {
         swept.cgroups += sweep_below(&hierarchy, &hierarchy.mount)?;
         cgroup::restore_root(&hierarchy);
@@ -111,12 +115,24 @@ fn sweep_below(hierarchy: &Hierarchy, directory: &Path) -> Result<usize> {
             continue;
         }
         let _alone = cgroup::alone(hierarchy)?;
+        remove_of_runtime(&child)?;
         if !has_children(&child) {
             cgroup::remove_when_empty(&child)?;
             removed += 1;
         }
     }
     Ok(removed)
+}
+
+/// Removes cgroups below an orphan that a container runtime made, which carry no mark. The lab's own have been looked
+/// at before.
+pub(crate) fn remove_of_runtime(orphan: &Path) -> Result<()> {
+    let children = std::fs::read_dir(orphan).into_iter().flatten().flatten().map(|entry| entry.path());
+    for child in children.filter(|child| child.is_dir() && cgroup::owner_of(child).is_none()) {
+        remove_of_runtime(&child)?;
+        cgroup::remove_when_empty(&child)?;
+    }
+    Ok(())
 }
 
 /// Whether a cgroup has child cgroups: those of a living run, by now.

@@ -113,6 +113,11 @@ impl Sub for &Truth {
     }
 }
 
+/// A counter in the text of `/proc/<pid>/net/snmp` or `netstat`; zero when there is none of this name.
+pub fn counter(text: &str, name: &str) -> i64 {
+    parse_snmp(text).get(name).copied().unwrap_or_default()
+}
+
 fn parse_dev(text: &str) -> BTreeMap<String, Interface> {
     let mut found = BTreeMap::new();
     for line in text.lines().skip(2) {

@@ -14,7 +14,8 @@ use observer_lab::agent::{Agent, AgentOptions, find_binary};
 use observer_lab::bpffs::BpfFs;
 use observer_lab::launch::Launcher;
 use observer_lab::pod::{Pod, PodSpec};
-use support::{node, runs};
+use observer_lab::samples::Samples;
+use support::node;
 
 /// Runs the agent's binary to its end.
 fn observer(arguments: &[&str]) -> Output {
@@ -36,8 +37,12 @@ fn run_with(options: &AgentOptions) -> Agent {
 
 /// The state of the probe that counts traffic, and why.
 fn probe(agent: &Agent) -> (String, String) {
-    let samples = agent.scrape().unwrap();
-    let sample = samples.select("observer_agent_probe_state", &[("probe", "cgroup_skb")]).next().unwrap();
+    state_of(&agent.scrape().unwrap(), "cgroup_skb")
+}
+
+fn state_of(samples: &Samples, probe: &str) -> (String, String) {
+    let labels = [("probe", probe)];
+    let sample = samples.select("observer_agent_probe_state", &labels).next().unwrap();
     (sample.label("state").to_owned(), sample.label("reason").to_owned())
 }
 
@@ -141,12 +146,28 @@ fn no_cgroup_v2_tree() {
         return;
     };
     let bpffs = BpfFs::create().unwrap();
+    let node = node();
+    let pod = Pod::create(&node, PodSpec::new("ns", "starved", &["c"])).unwrap();
     let agent = run_with(&AgentOptions {
         bpffs: Some(bpffs.path().to_owned()),
         arguments: vec!["--path.cgroupfs".into(), v1.mount.clone().into()],
         ..AgentOptions::default()
     });
     let (state, reason) = probe(&agent);
+    assert_eq!(state, "unsupported");
+    assert!(reason.contains("cgroup v2"), "{reason}");
+
+    // A kill that no program can tell the container of: the series is absent, and not 0.
+    let container = pod.container("c").unwrap();
+    container.cgroup().limit_memory(32 << 20).unwrap();
+    let _ = container.run(&observer_lab::actor::Command::Touch { mib: 96 }).unwrap_err();
+    assert_eq!(container.cgroup().oom_kills().unwrap(), 1);
+    let killed = [("event", "oom_kill"), ("pod", pod.uid())];
+    let told = |samples: &Samples| samples.sum("observer_memory_events_total", &killed) >= 1.0;
+    let samples = agent.scrape_until(Duration::from_secs(15), told).unwrap();
+    assert_eq!(samples.sum("observer_memory_events_total", &killed), 1.0, "{}", agent.log());
+    assert_eq!(samples.select("observer_oom_kills_total", &[]).count(), 0);
+    let (state, reason) = state_of(&samples, "oom");
     assert_eq!(state, "unsupported");
     assert!(reason.contains("cgroup v2"), "{reason}");
     agent.terminate().unwrap();
@@ -168,11 +189,9 @@ fn a_pods_file_that_is_missing_broken_and_mended() {
     let uid = pod.uid().to_owned();
     let has = |name: &str| {
         let labels = [("pod", name)];
-        agent
-            .scrape_until(Duration::from_secs(15), |samples| {
-                samples.select("observer_pod_info", &labels).next().is_some()
-            })
-            .unwrap_or_else(|error| panic!("{name}: {error:#}\n{}", agent.log()));
+        let has = |samples: &Samples| samples.select("observer_pod_info", &labels).next().is_some();
+        let samples = agent.scrape_until(Duration::from_secs(15), has).unwrap();
+        assert!(has(&samples), "{name} is not there; the agent's log:\n{}", agent.log());
     };
     // Without a name it is known by its UID.
     has(&uid);
@@ -231,42 +250,5 @@ fn a_cgroup_that_somebody_else_holds_exclusively() {
     let samples = agent.scrape().unwrap();
     let sent = samples.sum("observer_traffic_bytes_total", &[("pod", free.uid()), ("direction", "transmit")]);
     assert_eq!(sent, 128.0);
-    agent.terminate().unwrap();
-}
-
-#[test]
-fn pods_made_by_hand_in_the_docker_manner_are_one_sandbox() {
-    let node = node();
-    let bpffs = BpfFs::create().unwrap();
-    let agent = run_with(&AgentOptions { bpffs: Some(bpffs.path().to_owned()), ..AgentOptions::default() });
-    let style = observer_lab::pod::CgroupStyle::Parent("/pod-by-hand".into());
-    let pod = Pod::create(&node, PodSpec::new("", "by-hand", &["client", "server"]).style(style)).unwrap();
-    let udp = pod.container("server").unwrap().serve_udp(([127, 0, 0, 1], 0).into(), true).unwrap();
-    pod.container("client")
-        .unwrap()
-        .run(&observer_lab::actor::Command::UdpSend {
-            to: udp,
-            sizes: observer_lab::actor::Sizes::List(vec![100; 10]),
-            connected: true,
-            pace: observer_lab::actor::Pace::Echoed { window: 1 },
-        })
-        .unwrap();
-    let short = |name: &str| pod.container(name).unwrap().id()[..12].to_owned();
-    let (client, server) = (short("client"), short("server"));
-    let samples = agent.scrape().unwrap();
-    let labels = [
-        ("pod", "pod-by-hand"),
-        ("container", client.as_str()),
-        ("peer_kind", "container"),
-        ("peer_container", server.as_str()),
-        ("direction", "transmit"),
-    ];
-    assert_eq!(samples.sum("observer_traffic_bytes_total", &labels), 1_280.0, "{}", agent.log());
-    let output = observer(&["pods", "-o", "json"]);
-    let pods: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let found = pods.as_array().unwrap().iter().find(|pod| pod["name"] == "pod-by-hand").unwrap();
-    assert_eq!(found["containers"].as_array().unwrap().len(), 2);
-    assert_eq!(found["hooks"], serde_json::json!(["ingress", "egress"]));
-    assert!(runs(agent.pid()));
     agent.terminate().unwrap();
 }

@@ -16,7 +16,7 @@ macro_rules! cases {
         /// A case that is added must be added here.
         #[test]
         fn every_case_is_tested() {
-            assert_eq!(CASES.map(|case| case.name), [$(stringify!($name)),+]);
+            assert_eq!(CASES.iter().map(|case| case.name).collect::<Vec<_>>(), [$(stringify!($name)),+]);
         }
     };
 }
@@ -28,11 +28,48 @@ cases!(
     ipv6,
     own_address,
     pod_to_pod,
+    both_families,
     icmp,
+    raw_protocols,
+    many_peers,
+    sixty_four,
+    one_socket,
+    older_datagrams,
     both_names,
+    nested_cgroups,
     host_network,
+    host_containers,
+    peer_detail,
+    drivers_and_prefixes,
     resources,
+    throttling,
+    block_device,
+    shared,
+    short_containers,
+    short_pod,
+    compatibility,
     first_packet,
     pods_leave_nothing,
+    oom_kills,
+    selection,
     restart,
+    interface,
+    address_moves,
+    same_name,
+    learned_late,
+    churn,
+    tcp_failures,
+    tcp_opened,
+    tcp_active,
+    tcp_older,
+    older_roles,
+    tcp_times,
+    tcp_known_times,
+    tcp_resets,
+    tcp_retransmissions,
+    unix_sockets,
+    sockets_payload,
+    sockets_live,
+    sockets_restart,
+    run_queue,
 );

@@ -1,7 +1,7 @@
 //! Names and sizes that both sides must spell alike.
 
 /// Version of everything that is pinned. It is part of the pin path, so two versions never share a map.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 6;
 
 /// Names of the maps, as the kernel sees them (at most 15 characters).
 pub mod maps {
@@ -25,12 +25,37 @@ pub mod maps {
     pub const LOSSES: &str = "LOSSES";
     /// Cgroup id to [`crate::record::ContainerRecord`]: names that outlive the agent.
     pub const CONTAINERS: &str = "CONTAINERS";
+    /// [`crate::record::EndedKey`] to [`crate::record::EndedRecord`]: what containers used that have ended.
+    pub const ENDED: &str = "ENDED";
+    /// Cgroup ids that the programs are attached to: what is below one of them is observed. The values say nothing.
+    pub const OBSERVED: &str = "OBSERVED";
     /// One [`crate::record::TableRecord`]: sizes that the pinned maps were made with.
     pub const TABLE: &str = "TABLE";
 
     /// All maps that are pinned.
-    pub const PINNED: [&str; 11] =
-        [EDGES, ROWS, COUNTERS, RARE, FREE_SLOTS, SPARE_SLOTS, SOCKETS, PEERS, LOSSES, CONTAINERS, TABLE];
+    pub const PINNED: [&str; 21] = [
+        EDGES,
+        ROWS,
+        COUNTERS,
+        RARE,
+        FREE_SLOTS,
+        SPARE_SLOTS,
+        SOCKETS,
+        PEERS,
+        LOSSES,
+        CONTAINERS,
+        ENDED,
+        OBSERVED,
+        TABLE,
+        crate::decision::MAP,
+        crate::dns::maps::RECORDS,
+        crate::dns::maps::LOST,
+        crate::dns::maps::PEER_NAMES,
+        crate::tcp::maps::QUALITY,
+        crate::tcp::maps::LINES,
+        crate::tcp::maps::LIVE,
+        crate::tcp::maps::OWNER,
+    ];
 }
 
 /// Names of the programs.
@@ -61,6 +86,8 @@ pub const UNATTRIBUTED_SLOT: u32 = 0;
 pub const SPARE_SLOT_COUNT: u32 = 4096;
 /// Edges that fit by default.
 pub const DEFAULT_EDGES: u32 = 32_768;
+/// Attached cgroups that fit [`maps::OBSERVED`]: one for each pod, many times what a node is made for.
+pub const MAX_OBSERVED: u32 = 4096;
 /// Largest number of edges; the sum of all slots must stay below [`cache::SLOT_MASK`](crate::cache::SLOT_MASK).
 pub const MAX_EDGES: u32 = 1 << 20;
 

@@ -29,6 +29,49 @@ pub const fn slot_of(line: u64, tag: u64) -> u32 {
     if difference <= SLOT_MASK { difference as u32 } else { 0 }
 }
 
+/// Mixed into the tag of a socket whose SYN has no answer yet: packets do not find its line, the TCP probe does.
+pub const DIALING: u64 = 1 << 63;
+
+/// The line of a socket in the socket cache.
+#[inline(always)]
+#[must_use]
+pub const fn socket_index(cookie: u64) -> u32 {
+    // Cookies are handed out one after another: the low bits are the best index, the rest tells sockets apart.
+    cookie as u32 & (SOCKET_LINES - 1)
+}
+
+/// The tag of a socket, in the upper 40 bits. The peer that it is connected to (fields as the kernel has them, in network
+/// byte order) is part of it: a socket that is connected anew, to somebody else, misses its old line.
+#[inline(always)]
+#[must_use]
+pub const fn socket_tag(cookie: u64, ip6: [u32; 4], ip4: u32, port: u16) -> u64 {
+    let low = ((ip6[0] ^ ip6[2]) as u64) << 32 | (ip6[1] ^ ip6[3]) as u64;
+    let peer = low ^ ip4 as u64 ^ (port as u64) << 40;
+    ((cookie >> SOCKET_LINES.ilog2()) << SLOT_BITS) ^ peer.wrapping_mul(SPREAD)
+}
+
+/// A tag for a peer of an unconnected socket, good in its upper 40 bits and in those that [`peer_index`] takes. Ports are
+/// in host byte order.
+#[inline(always)]
+#[must_use]
+pub const fn peer_tag(who: u64, protocol: u8, remote: &[u32; 4], remote_port: u16, local_port: u16) -> u64 {
+    let mut hash = who.wrapping_mul(SPREAD);
+    hash = (hash ^ ((remote[0] as u64) << 32 | remote[1] as u64)).wrapping_mul(SPREAD);
+    hash ^= hash >> 29;
+    hash = (hash ^ ((remote[2] as u64) << 32 | remote[3] as u64)).wrapping_mul(SPREAD);
+    hash ^= hash >> 29;
+    let ports = (protocol as u64) << 32 | (remote_port as u64) << 16 | local_port as u64;
+    hash = (hash ^ ports).wrapping_mul(SPREAD);
+    hash ^ hash >> 32
+}
+
+/// The line of a tag in the cache of peers.
+#[inline(always)]
+#[must_use]
+pub const fn peer_index(tag: u64) -> u32 {
+    (tag >> (SLOT_BITS - PEER_LINES.ilog2())) as u32 & (PEER_LINES - 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +84,15 @@ mod tests {
         assert_eq!(slot_of(0, tag), 0);
         assert_eq!(slot_of(0, 0), 0);
         assert_eq!(slot_of(line(0, 5), 0), 5);
+    }
+
+    #[test]
+    fn a_socket_that_is_dialing_is_another() {
+        let tag = socket_tag(70_000, [0, 0, 0, 0], u32::from_be(0x0a58_0002), 80u16.to_be());
+        assert_eq!(slot_of(line(tag ^ DIALING, 9), tag), 0);
+        assert_eq!(slot_of(line(tag ^ DIALING, 9), tag ^ DIALING), 9);
+        assert_ne!(tag, socket_tag(70_000, [0, 0, 0, 0], u32::from_be(0x0a58_0003), 80u16.to_be()));
+        assert_ne!(tag & !SLOT_MASK, socket_tag(70_000 + u64::from(SOCKET_LINES), [0; 4], 0, 0) & !SLOT_MASK);
     }
 
     #[test]

@@ -19,12 +19,13 @@ pub struct PacketCounters {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RareCounters {
-    /// TCP connections: answered to a client (SYN-ACK received), or accepted by a server (handshake's last ACK received).
+    /// TCP connections that were established. Without the TCP probe: those answered to a client (SYN-ACK received), and ACKs
+    /// that met a server's listener.
     pub tcp_opened: u64,
 }
 
-/// What could not be done, as indices of the `LOSSES` map. Nothing here loses a byte; it says where bytes went
-/// that could not go to a slot of their own.
+/// What could not be done, as indices of the `LOSSES` map. Nothing here loses a byte; most say where bytes
+/// went that could not go to a slot of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Loss {
@@ -36,10 +37,15 @@ pub enum Loss {
     InsertFailed = 2,
     /// A packet had no readable IP header.
     Unparsed = 3,
+    /// An established connection found no place among the live ones, and is in no gauge.
+    ConnectionsFull = 4,
+    /// Events that the kernel passed over while the TCP probe of agents before this one ran: the agent adds them when it
+    /// takes over.
+    TcpMissed = 5,
 }
 
 /// Entries of the `LOSSES` map.
-pub const LOSSES: u32 = 4;
+pub const LOSSES: u32 = 6;
 
 const _: () = assert!(size_of::<PacketCounters>() == 32);
 const _: () = assert!(size_of::<RareCounters>() == 8);

@@ -36,6 +36,8 @@ pub mod flags {
     pub const IPV6: u8 = 1 << 3;
     /// The table was full: this edge takes all that a container could not put elsewhere.
     pub const OVERFLOW: u8 = 1 << 4;
+    /// Messages over Unix sockets: no IP protocol; `peer` is a cgroup id, as with [`LOOPBACK`], which is set, too.
+    pub const UNIX: u8 = 1 << 5;
 }
 
 /// The key of an edge.
@@ -77,6 +79,10 @@ impl EdgeKey {
 pub struct EdgeRow {
     /// The edge.
     pub key: EdgeKey,
+    /// When the edge got the slot, in nanoseconds of `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`).
+    pub born: u64,
+    /// Who its peer was decided to be; 0: not decided. Written by the agent alone, see [`crate::decision`].
+    pub decision: u64,
     /// See [`state`].
     pub state: u64,
 }
@@ -91,10 +97,13 @@ pub mod state {
     pub const RETIRING: u64 = 2;
     /// As [`RETIRING`], and its totals go to the unattributed slot first.
     pub const FOLDING: u64 = 3;
+    /// The edge has left the table, so that nobody new finds the slot. Its counters are shown as long as its container is
+    /// there, and connections that had found it before go on counting.
+    pub const CLOSED: u64 = 4;
 }
 
 const _: () = assert!(size_of::<EdgeKey>() == 32 && align_of::<EdgeKey>() == 8);
-const _: () = assert!(size_of::<EdgeRow>() == 40);
+const _: () = assert!(size_of::<EdgeRow>() == 56);
 
 #[cfg(feature = "user")]
 mod user {

@@ -5,8 +5,21 @@
 
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod abi;
 pub mod cache;
 pub mod counters;
+pub mod decision;
+pub mod dns;
+pub mod drops;
 pub mod edge;
+pub mod interface;
+pub mod oom;
+pub mod packet;
 pub mod record;
+pub mod runqueue;
+pub mod sockets;
+pub mod tcp;
+pub mod unix;

@@ -13,8 +13,10 @@ use aya_ebpf::{
 use observer_common::{abi, cache};
 
 use crate::{
+    add::add,
     find::find,
-    maps::{ATOMIC_INGRESS, COUNTERS, SLOTS_PER_CPU, SOCKETS, add},
+    maps::{ATOMIC_INGRESS, COUNTERS, SLOTS_PER_CPU, SOCKETS},
+    round_trip,
     socket::SocketLine,
 };
 
@@ -65,12 +67,17 @@ fn count(skb: *mut __sk_buff, egress: bool) {
         if egress {
             add(&raw mut (*counters).tx_bytes, length);
             add(&raw mut (*counters).tx_packets, 1);
-        } else if ATOMIC_INGRESS.load() != 0 {
+            return;
+        }
+        if ATOMIC_INGRESS.load() != 0 {
             add(&raw mut (*counters).rx_bytes, length);
             add(&raw mut (*counters).rx_packets, 1);
         } else {
             (*counters).rx_bytes += length;
             (*counters).rx_packets += 1;
+        }
+        if round_trip::is_due((*counters).rx_packets) {
+            round_trip::sample(skb, slot);
         }
     }
 }

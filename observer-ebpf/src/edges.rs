@@ -1,7 +1,6 @@
-//! The edge table: the slot of an edge, made when it is new.
+//! The edge table: the slot of an edge, made when it is new. The traffic's object and the TCP probe's include this file.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_log_ebpf::debug;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
 use observer_common::{
     abi,
     counters::Loss,
@@ -20,14 +19,9 @@ pub fn slot(key: &EdgeKey) -> u32 {
     }
 }
 
-/// Whether the edge is in the table.
+/// The slot of an edge that is in the table, or 0.
 #[inline(always)]
-pub fn exists(key: &EdgeKey) -> bool {
-    known(key) != 0
-}
-
-#[inline(always)]
-fn known(key: &EdgeKey) -> u32 {
+pub fn known(key: &EdgeKey) -> u32 {
     // SAFETY: the value is one word and never changes while its edge is in the table.
     unsafe { EDGES.get(key) }.map_or(0, |slot| *slot)
 }
@@ -37,16 +31,12 @@ fn new(key: &EdgeKey) -> u32 {
     if let Ok(Some(slot)) = FREE_SLOTS.pop() {
         let slot = publish(key, slot);
         if slot != 0 {
-            // Once for each edge. In a normal run the level is a constant below debug, and the verifier drops this.
-            debug!(
-                (),
-                "cgroup {} has a new edge: protocol {}, port {}, slot {}", key.cgroup, key.protocol, key.port, slot
-            );
+            crate::tell_edge(key, slot);
             return slot;
         }
     }
     lose(Loss::Overflowed);
-    overflow(key.cgroup, key.protocol)
+    spare(key.cgroup, key.protocol, key.flags & flags::UNIX)
 }
 
 /// Puts an edge into the table at a free slot. When another CPU was faster, its slot is the answer and this one
@@ -55,7 +45,10 @@ fn new(key: &EdgeKey) -> u32 {
 fn publish(key: &EdgeKey, slot: u32) -> u32 {
     let Some(row) = ROWS.get_ptr_mut(slot) else { return 0 };
     // SAFETY: the map gave a valid, aligned pointer, and who took the slot from the queue owns its row.
-    unsafe { (*row).key = *key };
+    unsafe {
+        (*row).key = *key;
+        (*row).born = bpf_ktime_get_ns();
+    }
     if EDGES.insert(key, slot, u64::from(BPF_NOEXIST)).is_ok() {
         // SAFETY: as above. The insert is a full barrier (the bucket's lock): a reader that sees the state sees the key.
         unsafe { (&raw mut (*row).state).write_volatile(state::USED) };
@@ -70,10 +63,17 @@ fn publish(key: &EdgeKey, slot: u32) -> u32 {
     winner
 }
 
-/// The slot that takes what one container could not put elsewhere, one for each protocol.
-#[inline(never)]
+/// The slot that takes what one container could not put elsewhere, one for each IP protocol.
+#[inline(always)]
+#[allow(dead_code, reason = "not every object that includes this file meets packets")]
 pub fn overflow(cgroup: u64, protocol: u8) -> u32 {
-    let spare = EdgeKey { cgroup, peer: [0; 4], port: 0, protocol, flags: flags::OVERFLOW, zero: 0 };
+    spare(cgroup, protocol, 0)
+}
+
+/// The same, and one for Unix sockets.
+#[inline(never)]
+fn spare(cgroup: u64, protocol: u8, unix: u8) -> u32 {
+    let spare = EdgeKey { cgroup, peer: [0; 4], port: 0, protocol, flags: flags::OVERFLOW | unix, zero: 0 };
     let slot = known(&spare);
     if slot != 0 {
         return slot;

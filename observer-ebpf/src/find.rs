@@ -10,8 +10,9 @@ use observer_common::{
 };
 
 use crate::{
-    edges,
-    maps::{EPHEMERAL_MIN, PEERS, RARE, SOCKETS, add, lose},
+    add::add,
+    dns, edges,
+    maps::{EPHEMERAL_MIN, PEERS, RARE, SOCKETS, TCP_OWNER, lose},
     opaque,
     packet::{self, Packet, SCTP, tcp},
     socket::{self, Socket, SocketLine},
@@ -38,6 +39,10 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     // SAFETY: `skb` is the context of the running program.
     let socket = unsafe { Socket::of(skb) };
 
+    // Before the caches: each of these packets is handed over.
+    if dns::is_dns(packet) {
+        dns::hand_over(skb, packet, cgroup, egress);
+    }
     // Sockets with many peers (listeners in a handshake, unconnected UDP) are cached by peer.
     let by_peer = packet.is_tcp() || (packet.is_udp() && !socket.is_connected());
     let mut slot = if by_peer && !begins(packet) { remembered(packet, &socket, cgroup, cookie) } else { 0 };
@@ -51,13 +56,18 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     }
     let transient = slot & TRANSIENT != 0;
     let slot = slot & !TRANSIENT;
-    // Not for a first SYN: the answer must come here too, to be counted.
-    if !transient && (packet.is_tcp() || packet.is_udp()) && socket.is_connected() && !begins(packet) {
+    if (packet.is_tcp() || packet.is_udp()) && socket.is_connected() {
         // SAFETY: `skb` is the context of the running program.
         let line = unsafe { SocketLine::new(skb, cookie) };
-        write(SOCKETS.get_ptr_mut(line.index), cache::line(line.tag, slot));
+        if begins(packet) {
+            // The answer to a first SYN must come here too, to be counted, so the line is one that packets do not find.
+            // The TCP probe does, when no answer comes. A socket that talks to a resolver keeps it: all its packets come here.
+            write(SOCKETS.get_ptr_mut(line.index), cache::line(line.tag ^ cache::DIALING, slot));
+        } else if !transient && !dns::is_dns(packet) {
+            write(SOCKETS.get_ptr_mut(line.index), cache::line(line.tag, slot));
+        }
     }
-    if !egress && packet.is_tcp() && established(packet, &socket) {
+    if !egress && packet.is_tcp() && established(packet, &socket) && nobody_follows_connections() {
         if let Some(rare) = RARE.get_ptr_mut(slot) {
             // SAFETY: the map gave a valid, aligned pointer.
             unsafe { add(&raw mut (*rare).tcp_opened, 1) };
@@ -73,11 +83,20 @@ fn begins(packet: &Packet) -> bool {
 }
 
 /// A connection counts for the client when the answer to its SYN arrives, for the server when the ACK that ends the
-/// handshake meets the listener.
+/// handshake meets the listener. That is all that packets say: an ACK that the listener has no room for, or lets go because
+/// it waits for data (`TCP_DEFER_ACCEPT`), comes again and looks the same.
 #[inline(always)]
 fn established(packet: &Packet, socket: &Socket) -> bool {
     let flags = packet.tcp_flags() & (tcp::SYN | tcp::RST | tcp::ACK);
     (flags == tcp::SYN | tcp::ACK && socket.is_connecting()) || (flags == tcp::ACK && socket.is_listening())
+}
+
+/// True without the TCP probe: it sees the state of sockets, and counts each connection once. One store to this word
+/// changes who counts, and it is made before these programs are attached: a kernel that runs the probe does so from the
+/// first agent on.
+#[inline(always)]
+fn nobody_follows_connections() -> bool {
+    TCP_OWNER.get(0).is_none_or(|owner| *owner == 0)
 }
 
 /// Looks into the cache of peers; 0 when it is not there.
@@ -136,7 +155,7 @@ unsafe fn resolve(
     if by_peer && (!socket.is_connected() || begins(packet)) {
         let who = if packet.is_tcp() || key.role() == Role::Server { cgroup } else { cookie };
         let tag = peer_tag(who, packet, false);
-        write(PEERS.get_ptr_mut(peer_index(tag)), cache::line(tag, slot));
+        write(PEERS.get_ptr_mut(cache::peer_index(tag)), cache::line(tag, slot));
     }
     slot
 }
@@ -159,13 +178,13 @@ unsafe fn set_role(skb: *mut __sk_buff, key: &mut EdgeKey, packet: &Packet, sock
         // made then says it, whichever packet asks.
         Role::None if egress => {
             as_server(key, packet);
-            if !edges::exists(key) {
+            if edges::known(key) == 0 {
                 as_client(key, packet);
             }
         }
         Role::None => {
             as_client(key, packet);
-            if !edges::exists(key) {
+            if edges::known(key) == 0 {
                 as_server(key, packet);
             }
         }
@@ -218,8 +237,7 @@ fn datagram_role(packet: &Packet, socket: &Socket) -> Role {
     }
 }
 
-/// A tag for a peer of an unconnected socket, good in its upper 40 bits and in those that `peer_index` takes. Seen from
-/// the other end when `reversed`.
+/// A tag for a peer of an unconnected socket. Seen from the other end when `reversed`.
 #[inline(always)]
 fn peer_tag(who: u64, packet: &Packet, reversed: bool) -> u64 {
     let (remote, remote_port, local_port) = if reversed {
@@ -227,25 +245,13 @@ fn peer_tag(who: u64, packet: &Packet, reversed: bool) -> u64 {
     } else {
         (&packet.remote, packet.remote_port, packet.local_port)
     };
-    let mut hash = who.wrapping_mul(cache::SPREAD);
-    hash = (hash ^ (u64::from(remote[0]) << 32 | u64::from(remote[1]))).wrapping_mul(cache::SPREAD);
-    hash ^= hash >> 29;
-    hash = (hash ^ (u64::from(remote[2]) << 32 | u64::from(remote[3]))).wrapping_mul(cache::SPREAD);
-    hash ^= hash >> 29;
-    let ports = u64::from(packet.protocol()) << 32 | u64::from(remote_port) << 16 | u64::from(local_port);
-    hash = (hash ^ ports).wrapping_mul(cache::SPREAD);
-    hash ^ hash >> 32
-}
-
-#[inline(always)]
-fn peer_index(tag: u64) -> u32 {
-    (tag >> (cache::SLOT_BITS - cache::PEER_LINES.ilog2())) as u32 & (cache::PEER_LINES - 1)
+    cache::peer_tag(who, packet.protocol(), remote, remote_port, local_port)
 }
 
 /// The slot that is remembered for a tag, or 0.
 #[inline(always)]
 fn peer_line(tag: u64) -> u32 {
-    PEERS.get(peer_index(tag)).map_or(0, |line| cache::slot_of(*line, tag))
+    PEERS.get(cache::peer_index(tag)).map_or(0, |line| cache::slot_of(*line, tag))
 }
 
 #[inline(always)]
@@ -262,6 +268,6 @@ fn write(line: Option<*mut u64>, value: u64) {
 fn forget_peer(peer: u64, packet: &Packet) {
     let tag = peer_tag(peer, packet, true);
     if peer_line(tag) != 0 {
-        write(PEERS.get_ptr_mut(peer_index(tag)), 0);
+        write(PEERS.get_ptr_mut(cache::peer_index(tag)), 0);
     }
 }

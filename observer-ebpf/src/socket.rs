@@ -33,22 +33,16 @@ impl SocketLine {
     #[inline(always)]
     pub unsafe fn new(skb: *mut __sk_buff, cookie: u64) -> Self {
         // SAFETY: `skb` is the context; the verifier turns these into loads from the socket, after a test for null.
-        let peer = unsafe {
+        let tag = unsafe {
             let sk = (*skb).__bindgen_anon_2.sk;
             if sk.is_null() {
-                0
+                cache::socket_tag(cookie, [0; 4], 0, 0)
             } else {
-                let low = u64::from((*sk).dst_ip6[0] ^ (*sk).dst_ip6[2]) << 32
-                    | u64::from((*sk).dst_ip6[1] ^ (*sk).dst_ip6[3]);
-                low ^ u64::from((*sk).dst_ip4) ^ u64::from((*sk).dst_port) << 40
+                let ip6 = [(*sk).dst_ip6[0], (*sk).dst_ip6[1], (*sk).dst_ip6[2], (*sk).dst_ip6[3]];
+                cache::socket_tag(cookie, ip6, (*sk).dst_ip4, (*sk).dst_port)
             }
         };
-        // Cookies are handed out one after another: the low bits are the best index, the rest tells sockets apart.
-        let rest = cookie >> cache::SOCKET_LINES.ilog2();
-        Self {
-            index: cookie as u32 & (cache::SOCKET_LINES - 1),
-            tag: (rest << cache::SLOT_BITS) ^ peer.wrapping_mul(cache::SPREAD),
-        }
+        Self { index: cache::socket_index(cookie), tag }
     }
 }
 

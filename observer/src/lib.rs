@@ -5,11 +5,17 @@
 
 pub mod agent;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod dns;
+mod hash;
 pub mod http;
 pub mod identity;
 pub mod kernel;
 pub mod metrics;
+mod parallel;
+pub mod resolver;
 pub mod resources;
 pub mod sandbox;
+mod signals;
 pub mod traffic;

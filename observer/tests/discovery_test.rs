@@ -61,7 +61,13 @@ impl Test {
     fn new(rescan: Duration) -> Option<Self> {
         let hierarchies = Hierarchies::detect(Path::new("/proc"), Path::new("/sys/fs/cgroup")).unwrap();
         let stage = Stage::new(hierarchies.v2())?;
-        let table = SandboxTable::new(&hierarchies, Path::new("/proc"), None, String::new(), vec![]);
+        let table = SandboxTable::new(
+            &hierarchies,
+            Path::new("/proc"),
+            observer::identity::Names::default(),
+            String::new(),
+            vec![],
+        );
         let recorder = Recorder::default();
         let told = Arc::clone(&recorder.0);
         let snapshots: Arc<ArcSwap<Snapshot>> = Arc::default();

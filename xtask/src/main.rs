@@ -3,11 +3,14 @@
 //! It is the first thing compiled on a fresh machine, so it depends on next to nothing, and on the other
 //! crates of the workspace not at all: it runs their binaries.
 
+mod api_server;
 mod apt;
 mod bench;
 mod demo;
 mod deny;
+mod fuzz;
 mod machine;
+mod mirror;
 mod run;
 mod setup;
 mod steps;
@@ -40,6 +43,8 @@ enum Command {
     Test(test::Args),
     Vm(vm::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
+    ApiServer(api_server::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +54,8 @@ fn main() -> ExitCode {
         Command::Test(args) => test::command(&args),
         Command::Vm(args) => vm::command(&args),
         Command::Bench(args) => bench::command(&args),
+        Command::Fuzz(args) => fuzz::command(&args),
+        Command::ApiServer(args) => api_server::command(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,13 +10,14 @@ use clap::ValueEnum;
 use crate::steps::{Done, Steps};
 use crate::vm::{self, Release};
 use crate::workspace::Workspace;
-use crate::{demo, deny, machine, run, setup};
+use crate::{apt, demo, deny, fuzz, machine, run, setup};
 
 /// Everything that proves the project; what is missing on the machine is installed first
 ///
-/// unit: without root, of every crate. kernel: programs loaded and attached on this kernel. e2e: the agent
-/// on real pods, its numbers compared with independent truth. vm: the accuracy cases on another kernel, in
-/// QEMU. lint: format, clippy, licences of the dependencies (on request only; CI runs it too).
+/// unit: without root, of every crate. fuzz: parsers of bytes from outside, for some seconds. kernel: programs loaded and attached on this kernel. e2e: the agent
+/// on real pods, its numbers compared with independent truth and read by a real Prometheus. vm: the accuracy
+/// cases on another kernel, in QEMU. lint: format, clippy, licences of the dependencies (on request only; CI
+/// runs it too).
 ///
 /// A step that fails does not stop the ones after it; the exit status is 1 if any failed.
 #[derive(clap::Args)]
@@ -39,11 +40,16 @@ enum Part {
     E2e,
     /// The accuracy cases on one other kernel, in QEMU
     Vm,
+    /// Parsers against input that libFuzzer makes up, a few seconds each
+    Fuzz,
     /// cargo fmt, clippy, deny
     Lint,
 }
 
-const BY_DEFAULT: [Part; 4] = [Part::Unit, Part::Kernel, Part::E2e, Part::Vm];
+/// Container runtimes, network plugins, and what runs in the containers.
+const NODE_PACKAGES: [&str; 5] = ["containerd", "runc", "containernetworking-plugins", "busybox-static", "podman"];
+
+const BY_DEFAULT: [Part; 5] = [Part::Unit, Part::Fuzz, Part::Kernel, Part::E2e, Part::Vm];
 
 /// Runs the command.
 pub fn command(args: &Args) -> Result<()> {
@@ -57,6 +63,11 @@ pub fn command(args: &Args) -> Result<()> {
     setup::ensure(&workspace, &steps)?;
     if parts.iter().any(|part| matches!(part, Part::Kernel | Part::E2e | Part::Vm)) {
         steps.step("release build", || demo::build(&workspace).map(|()| Done::Now(String::new())))?;
+    }
+    if parts.contains(&Part::E2e) {
+        steps.step("Prometheus", || prometheus(&workspace))?;
+        steps.step("resolver", || resolver(&workspace))?;
+        steps.step("clock", || apt::ensure(&workspace, &["libfaketime"], "testing with a wall clock that is set"))?;
     }
     let mut failed = Vec::new();
     for part in parts {
@@ -74,6 +85,23 @@ pub fn command(args: &Args) -> Result<()> {
     bail!("failed after {}: {}", steps.total(), failed.join(", "))
 }
 
+/// A real Prometheus reads the agent in the end-to-end tests, and promtool checks what it reads. On a machine that runs
+/// systemd Debian's package starts a service of its own, which the tests have no use for.
+fn prometheus(workspace: &Workspace) -> Result<Done> {
+    if ["prometheus", "promtool"].into_iter().all(machine::has_program) {
+        return Ok(Done::There("prometheus, promtool".into()));
+    }
+    apt::ensure(workspace, &["prometheus"], "testing with a real Prometheus")
+}
+
+/// A real resolver answers pods in the end-to-end tests. The package has the program alone and starts nothing.
+fn resolver(workspace: &Workspace) -> Result<Done> {
+    if machine::has_program("dnsmasq") {
+        return Ok(Done::There("dnsmasq".into()));
+    }
+    apt::ensure(workspace, &["dnsmasq-base"], "testing with a real resolver")
+}
+
 fn run_part(workspace: &Workspace, part: Part, filter: Option<&str>) -> Result<String> {
     match part {
         Part::Unit => {
@@ -85,8 +113,10 @@ fn run_part(workspace: &Workspace, part: Part, filter: Option<&str>) -> Result<S
             run::aloud(command.args(filter)).map(|()| String::new())
         }
         Part::Kernel => lab_tests(workspace, filter, |name| name.starts_with("kernel")),
-        Part::E2e => lab_tests(workspace, filter, |name| !name.starts_with("kernel")),
+        Part::E2e => apt::ensure(workspace, &NODE_PACKAGES, "a container node for the tests")
+            .and_then(|_| lab_tests(workspace, filter, |name| !name.starts_with("kernel"))),
         Part::Vm => vm::boot(workspace, &[Release::SMOKE]),
+        Part::Fuzz => fuzz::shortly(workspace),
         Part::Lint => lint(workspace),
     }
 }

@@ -1,16 +1,21 @@
 //! What runs in a container: it carries out the driver's commands and answers with exact facts.
 
+mod disk;
+mod dns;
+mod fault;
 mod icmp;
 mod jobs;
 mod protocol;
+mod raw;
 mod tcp;
 mod tcp_server;
 mod udp;
+mod unix;
 mod work;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +23,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-pub use protocol::{Answer, Command, Hello, Pace, Reply, ServeMode, ServerStats, Sizes, Traffic, Upstream};
+pub use fault::{Drop, Fault, TcpState};
+pub use protocol::{
+    Answer, Command, DnsAnswers, DnsFault, DnsQuestion, DnsWay, Hello, Pace, Reply, ServeMode, ServerStats, Sizes,
+    Traffic, UnixKind, Upstream,
+};
+
+pub(crate) use unix::send as send_unix;
 
 use jobs::Job;
 
@@ -27,8 +38,13 @@ use jobs::Job;
 pub(crate) struct Actor {
     servers: Mutex<Vec<Arc<Server>>>,
     connections: Mutex<BTreeMap<u64, TcpStream>>,
+    listeners: Mutex<fault::Listeners>,
     jobs: Mutex<BTreeMap<u64, Job>>,
     memory: Mutex<Vec<u8>>,
+    children: Mutex<work::Children>,
+    segment: Mutex<Option<work::Segment>>,
+    held: Mutex<Vec<UdpSocket>>,
+    datagrams: Mutex<BTreeMap<u64, UdpSocket>>,
     next: AtomicU64,
 }
 
@@ -130,11 +146,43 @@ impl Actor {
                 lock(&self.connections).remove(connection);
                 tcp::finish(&stream).map(Answer::Traffic)
             }
+            Command::Fault(fault) => self.fault(fault),
             Command::UdpServe { listen, echo } => self.serving(udp::serve(*listen, *echo)?),
+            Command::UdpHold { listen, buffer } => {
+                let (socket, address) = udp::hold(*listen, *buffer)?;
+                lock(&self.held).push(socket);
+                Ok(Answer::Serving { address })
+            }
             Command::UdpSend { to, sizes, connected, pace } => {
                 udp::send(*to, sizes, *connected, pace).map(Answer::Traffic)
             }
+            Command::UdpOpen { listen, to } => {
+                let (socket, local) = udp::open(*listen, *to)?;
+                let connection = self.number();
+                lock(&self.datagrams).insert(connection, socket);
+                Ok(Answer::Opened { connection, local })
+            }
+            Command::UdpTalk { socket, datagrams } => {
+                let sockets = lock(&self.datagrams);
+                let socket = sockets.get(socket).with_context(|| format!("there is no open UDP socket {socket}"))?;
+                udp::talk(socket, datagrams).map(Answer::Traffic)
+            }
+            Command::UnixServe { path, kind } => unix::serve(path, *kind).map(|()| Answer::Done),
+            Command::UnixSend { path, kind, messages, size } => {
+                unix::send(path, *kind, *messages, *size).map(Answer::Traffic)
+            }
             Command::Ping { to, count, payload, raw } => icmp::ping(*to, *count, *payload, *raw).map(Answer::Traffic),
+            Command::RawHold { address, protocol } => {
+                lock(&self.held).push(raw::hold(*address, *protocol)?);
+                Ok(Answer::Done)
+            }
+            Command::RawSend { from, to, protocol, count, payload } => {
+                raw::send(*from, *to, *protocol, *count, *payload).map(Answer::Traffic)
+            }
+            Command::DnsAsk { to, way, questions, rounds, patient } => {
+                dns::ask(*to, *way, questions, *rounds, *patient).map(Answer::Dns)
+            }
+            Command::DnsServe { listen, fault } => self.serving(dns::serve(*listen, *fault)?),
             Command::Stats => {
                 let servers = lock(&self.servers).iter().map(|server| server.stats()).collect();
                 Ok(Answer::Stats { servers })
@@ -144,6 +192,20 @@ impl Actor {
                 *lock(&self.memory) = work::touch(*mib)?;
                 Ok(Answer::Done)
             }
+            Command::Fork { count } => {
+                *lock(&self.children) = work::Children::fork(*count)?;
+                Ok(Answer::Done)
+            }
+            Command::Segment { mib } => {
+                let mut segment = lock(&self.segment);
+                *segment = None;
+                if *mib > 0 {
+                    *segment = Some(work::Segment::create(*mib)?);
+                }
+                Ok(Answer::Done)
+            }
+            Command::DiskWrite { path, blocks } => disk::write(path, *blocks).map(|()| Answer::Done),
+            Command::DiskRead { path, blocks } => disk::read(path, *blocks).map(|()| Answer::Done),
             Command::Sleep { ms } => {
                 std::thread::sleep(std::time::Duration::from_millis(*ms));
                 Ok(Answer::Done)

@@ -2,14 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::AddAssign;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use super::fault::{Fault, TcpState};
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// Serve TCP in the background until the actor ends. Port 0 takes a free one.
+    /// Serve TCP in the background until the actor ends. Port 0 takes a free one; `[::]` is IPv4, too.
     TcpServe {
         /// Where to listen.
         listen: SocketAddr,
@@ -61,12 +64,21 @@ pub enum Command {
         /// Its number.
         connection: u64,
     },
+    /// Let TCP go wrong.
+    Fault(Fault),
     /// Serve UDP in the background until the actor ends. Port 0 takes a free one.
     UdpServe {
         /// Where to listen.
         listen: SocketAddr,
         /// Whether to send each datagram back.
         echo: bool,
+    },
+    /// Hold a UDP socket and never read from it. Port 0 takes a free one.
+    UdpHold {
+        /// Where to listen.
+        listen: SocketAddr,
+        /// The size of its receive buffer; the kernel doubles it, and has a smallest one.
+        buffer: usize,
     },
     /// Send datagrams from one socket.
     UdpSend {
@@ -79,6 +91,38 @@ pub enum Command {
         /// How fast.
         pace: Pace,
     },
+    /// Open a UDP socket that stays. Answers with it as a connection.
+    UdpOpen {
+        /// Where to listen. Port 0 takes a free one; `[::]` is IPv4, too.
+        listen: SocketAddr,
+        /// Whom to connect it to.
+        to: Option<SocketAddr>,
+    },
+    /// Send datagrams on an open UDP socket, each after the echo of the one before.
+    UdpTalk {
+        /// The socket's number.
+        socket: u64,
+        /// To whom, and how many bytes; on a connected socket to its peer alone.
+        datagrams: Vec<(SocketAddr, u32)>,
+    },
+    /// Serve a Unix socket in the background until the actor ends.
+    UnixServe {
+        /// Where.
+        path: PathBuf,
+        /// Its kind.
+        kind: UnixKind,
+    },
+    /// Send messages over a Unix socket.
+    UnixSend {
+        /// The server.
+        path: PathBuf,
+        /// The kind of the socket.
+        kind: UnixKind,
+        /// How many.
+        messages: u32,
+        /// How long each is, in bytes.
+        size: u32,
+    },
     /// Send ICMP echo requests, each after the reply to the one before.
     Ping {
         /// The other side.
@@ -89,6 +133,46 @@ pub enum Command {
         payload: u16,
         /// Use a raw socket, which on loopback also receives the requests, instead of a ping socket.
         raw: bool,
+    },
+    /// Hold a raw socket that nobody reads from.
+    RawHold {
+        /// Its address.
+        address: IpAddr,
+        /// The protocol's number.
+        protocol: u8,
+    },
+    /// Send packets of a protocol that has no sockets of its own here.
+    RawSend {
+        /// The address that they come from.
+        from: IpAddr,
+        /// The other side. Its port is written where SCTP's packets have it.
+        to: SocketAddr,
+        /// The protocol's number.
+        protocol: u8,
+        /// How many.
+        count: u32,
+        /// Bytes in each after the IP header, the ports included.
+        payload: u16,
+    },
+    /// Ask a resolver, each question after the answer to the one before.
+    DnsAsk {
+        /// The resolver.
+        to: SocketAddr,
+        /// How.
+        way: DnsWay,
+        /// What to ask in a round.
+        questions: Vec<DnsQuestion>,
+        /// How many rounds.
+        rounds: u32,
+        /// Wait for seconds for an answer that must come, not for milliseconds for one that will not.
+        patient: bool,
+    },
+    /// Serve DNS over UDP and TCP, badly, in the background until the actor ends.
+    DnsServe {
+        /// Where to listen.
+        listen: SocketAddr,
+        /// What is wrong with the answers.
+        fault: DnsFault,
     },
     /// Say what the servers have seen.
     Stats,
@@ -101,6 +185,30 @@ pub enum Command {
     Touch {
         /// In MiB.
         mib: u32,
+    },
+    /// Hold this many child processes that do nothing; 0 ends them.
+    Fork {
+        /// How many.
+        count: u32,
+    },
+    /// Hold a System V segment of this size, all of it written to; 0 removes it.
+    Segment {
+        /// In MiB.
+        mib: u32,
+    },
+    /// Write over the beginning of a file, past the page cache.
+    DiskWrite {
+        /// The file.
+        path: PathBuf,
+        /// How many blocks of 64 KiB.
+        blocks: u32,
+    },
+    /// Read the beginning of a file, past the page cache.
+    DiskRead {
+        /// The file.
+        path: PathBuf,
+        /// How many blocks of 64 KiB.
+        blocks: u32,
     },
     /// Do nothing for a while.
     Sleep {
@@ -130,6 +238,16 @@ pub enum Command {
     Ready,
     /// End.
     Exit,
+}
+
+/// Kinds of Unix sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnixKind {
+    /// `SOCK_STREAM`; each message comes back before the next is sent.
+    Stream,
+    /// `SOCK_DGRAM`; the server takes what comes.
+    Datagram,
 }
 
 /// What a TCP server does with a connection.
@@ -245,6 +363,64 @@ pub enum Pace {
     },
 }
 
+/// How a resolver is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DnsWay {
+    /// From one UDP socket.
+    Udp {
+        /// Whether it is connected.
+        connected: bool,
+    },
+    /// On a TCP connection for each round.
+    Tcp {
+        /// Whether a question is sent in two pieces.
+        split: bool,
+    },
+}
+
+/// A question to a resolver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsQuestion {
+    /// The name.
+    pub name: String,
+    /// The number of the type.
+    pub qtype: u16,
+}
+
+/// What is wrong with a server's answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DnsFault {
+    /// There are none.
+    Silent,
+    /// They say this.
+    Rcode(u8),
+    /// They say this, and leave the question out.
+    NoQuestion(u8),
+    /// A name points at itself.
+    Loop,
+    /// They are too short for a header.
+    Short,
+    /// There is nothing in them.
+    Empty,
+    /// Over TCP the connection ends before they do; over UDP they are too short for a header.
+    Cut,
+    /// They are right, and come after so many milliseconds.
+    Late(u16),
+}
+
+/// What a resolver answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsAnswers {
+    /// How many, by numbers of type and outcome.
+    pub answers: Vec<(u16, u8, u64)>,
+    /// Questions without an answer.
+    pub unanswered: u64,
+    /// What came and is no answer to the question.
+    pub malformed: u64,
+}
+
 /// What was sent and received: payload, without any header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
@@ -302,6 +478,8 @@ pub enum Answer {
     },
     /// This was sent and received.
     Traffic(Traffic),
+    /// This was answered by a resolver.
+    Dns(DnsAnswers),
     /// A connection is open.
     Opened {
         /// Its number.
@@ -309,6 +487,13 @@ pub enum Answer {
         /// The address of the actor's end.
         local: SocketAddr,
     },
+    /// Connects ended with these error numbers; 0 is success.
+    Dialed {
+        /// In no order.
+        errors: Vec<i32>,
+    },
+    /// The state of a connection.
+    Tcp(TcpState),
     /// What the servers have seen.
     Stats {
         /// In the order in which they were started.

@@ -27,11 +27,12 @@ pub(super) fn serve(listen: SocketAddr, mode: &ServeMode, backlog: u32) -> Resul
     Ok(server)
 }
 
-fn listener(listen: SocketAddr, backlog: u32) -> Result<TcpListener> {
+pub(super) fn listener(listen: SocketAddr, backlog: u32) -> Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(listen), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if listen.is_ipv6() {
-        socket.set_only_v6(true)?;
+        // As most servers do: all addresses are IPv4's, too.
+        socket.set_only_v6(!listen.ip().is_unspecified())?;
     }
     socket.bind(&SockAddr::from(listen))?;
     socket.listen(i32::try_from(backlog)?)?;

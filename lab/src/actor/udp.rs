@@ -29,10 +29,19 @@ pub(super) fn serve(listen: SocketAddr, echo: bool) -> Result<Arc<Server>> {
     Ok(server)
 }
 
-fn bound(address: SocketAddr) -> Result<UdpSocket> {
+/// A socket that nobody reads from.
+pub(super) fn hold(listen: SocketAddr, buffer: usize) -> Result<(UdpSocket, SocketAddr)> {
+    let socket = bound(listen).with_context(|| format!("holding UDP at {listen}"))?;
+    set_socket_recv_buffer_size(&socket, buffer).context("setting the size of a receive buffer")?;
+    let address = socket.local_addr().context("asking a UDP socket for its address")?;
+    Ok((socket, address))
+}
+
+pub(super) fn bound(address: SocketAddr) -> Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        // As for TCP.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     // Beyond net.core.rmem_max with CAP_NET_ADMIN, else as far as that allows.
     if set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
@@ -80,6 +89,40 @@ pub(super) fn client(to: SocketAddr, connected: bool) -> Result<UdpSocket> {
     }
     socket.set_read_timeout(Some(PATIENCE)).context("setting up a UDP socket")?;
     Ok(socket)
+}
+
+/// A socket that stays, and where it is.
+pub(super) fn open(listen: SocketAddr, to: Option<SocketAddr>) -> Result<(UdpSocket, SocketAddr)> {
+    let socket = bound(listen).with_context(|| format!("opening UDP at {listen}"))?;
+    if let Some(to) = to {
+        socket.connect(to).with_context(|| format!("connecting a UDP socket to {to}"))?;
+    }
+    socket.set_read_timeout(Some(PATIENCE)).context("setting up a UDP socket")?;
+    let local = socket.local_addr().context("asking a UDP socket for its address")?;
+    Ok((socket, local))
+}
+
+/// Sends datagrams to servers that echo, each after the echo of the one before.
+pub(super) fn talk(socket: &UdpSocket, datagrams: &[(SocketAddr, u32)]) -> Result<Traffic> {
+    let peer = socket.peer_addr().ok();
+    let payload = vec![b'x'; LARGEST];
+    let mut buffer = vec![0; LARGEST];
+    let mut total = Traffic::default();
+    for (to, size) in datagrams {
+        let size = usize::try_from(*size)?;
+        ensure!(size <= LARGEST, "a datagram of {size} bytes is too large");
+        ensure!(peer.is_none_or(|peer| peer == *to), "the socket is connected to {peer:?}, not to {to}");
+        let sent = if peer.is_some() { socket.send(&payload[..size]) } else { socket.send_to(&payload[..size], to) };
+        let sent = sent.with_context(|| format!("sending datagram {} to {to}", total.sent_datagrams + 1))?;
+        ensure!(sent == size, "only {sent} of {size} bytes of a datagram were sent");
+        let (length, from) = socket.recv_from(&mut buffer).with_context(|| format!("waiting for the echo of {to}"))?;
+        ensure!((length, from) == (size, *to), "{size} bytes to {to} were answered with {length} of {from}");
+        total.sent_datagrams += 1;
+        total.sent_bytes += size as u64;
+        total.received_datagrams += 1;
+        total.received_bytes += length as u64;
+    }
+    Ok(total)
 }
 
 /// Sends datagrams from one socket.

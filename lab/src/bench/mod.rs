@@ -1,7 +1,17 @@
 //! What the agent costs, measured.
 
+mod churn;
+mod edges;
 pub mod load;
 mod overhead;
+mod probe;
 mod ratios;
+mod resolver;
+mod scrape;
+mod usage;
 
-pub use overhead::{Options, overhead};
+pub use churn::{Options as ChurnOptions, churn};
+pub use edges::{Options as EdgesOptions, edges};
+pub use overhead::{Options as OverheadOptions, overhead};
+pub use resolver::{Options as ResolverOptions, resolver};
+pub use scrape::{Options as ScrapeOptions, scrape};

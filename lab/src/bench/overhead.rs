@@ -1,5 +1,5 @@
-//! What the hooks take from the traffic: nothing attached, programs that do nothing, and the real ones, in alternation
-//! on one processor.
+//! What the hooks take from the traffic: nothing attached, programs that do nothing, the real ones, and those that count by
+//! sockets, in alternation on one processor.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,10 +14,13 @@ use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType};
 use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
-use observer::kernel::{DEFAULT_EDGES, Kernel, LoadOptions, Pins};
+use observer::dns;
+use observer::kernel::btf::Btf;
+use observer::kernel::{Accounting, DEFAULT_EDGES, Kernel, LoadOptions, Pins};
 use observer::sandbox::AttachPoint;
 
 use super::load::{End, Load, Workload};
+use super::probe::{Probe, Running};
 use super::ratios::Spread;
 use crate::bpffs::BpfFs;
 use crate::cgroup::{self, Cgroup};
@@ -37,6 +40,12 @@ pub struct Options {
     /// The processor that client and server share.
     #[arg(long, default_value_t = 1)]
     cpu: usize,
+    /// Run these probes too whenever the real programs are measured; empty for none.
+    ///
+    /// They see the whole machine, so they run only then. Those that the agent runs unless it is told not to are the
+    /// default.
+    #[arg(long = "with", value_name = "PROBE", value_delimiter = ',', num_args = 0.., default_value = "tcp,drops")]
+    probes: Vec<Probe>,
     /// Write the table as Markdown to this file too.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -51,12 +60,14 @@ enum Variant {
     Off,
     Empty,
     On,
+    /// `--traffic.accounting=sockets`: no program at the cgroup.
+    Sockets,
 }
 
-const VARIANTS: [Variant; 3] = [Variant::Off, Variant::Empty, Variant::On];
+const VARIANTS: [Variant; 4] = [Variant::Off, Variant::Empty, Variant::On, Variant::Sockets];
 
-/// Each variant comes first, second and last equally often.
-const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
+/// Each variant comes at each place equally often, and before and after each other one.
+const ORDERS: [[usize; 4]; 4] = [[0, 1, 3, 2], [1, 2, 0, 3], [2, 3, 1, 0], [3, 0, 2, 1]];
 
 /// Ports that the servers use in turn, below those that the kernel gives to clients.
 const FIRST_PORT: u16 = 7_000;
@@ -70,12 +81,17 @@ const WORKLOADS: [(Workload, &str, f64); 4] = [
     (Workload::Stream, "TCP stream", 0.98),
 ];
 
+/// The least that the ratio of the socket mode to nothing at all may be, in the order of [`WORKLOADS`]. It has no programs
+/// for UDP.
+const SOCKETS: [Option<f64>; 4] = [Some(0.99), Some(0.98), None, None];
+
 impl Variant {
     const fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
             Self::Empty => "empty",
             Self::On => "on",
+            Self::Sockets => "sockets",
         }
     }
 }
@@ -90,21 +106,20 @@ type Rates = BTreeMap<(Workload, Variant), Vec<f64>>;
 pub fn overhead(options: &Options) -> Result<ExitCode> {
     let bench = Bench::new(options)?;
     let mut rates = Rates::new();
-    let mut connections = 0;
+    let mut connections = BTreeMap::<Variant, u64>::new();
     for round in 0..options.rounds {
         for (workload, name, _) in WORKLOADS {
             eprint!("\rround {} of {}: {name:40}", round + 1, options.rounds);
             for at in ORDERS[round % ORDERS.len()] {
                 let (rate, opened) = bench.measure(workload, VARIANTS[at])?;
                 rates.entry((workload, VARIANTS[at])).or_default().push(rate);
-                if VARIANTS[at] == Variant::On {
-                    connections += opened;
-                }
+                *connections.entry(VARIANTS[at]).or_default() += opened;
             }
         }
     }
     eprintln!();
-    bench.check_counts(connections)?;
+    check_counts(&bench.kernel, connections[&Variant::On])?;
+    check_counts(&bench.sockets.kernel, connections[&Variant::Sockets])?;
     report(&rates, options)
 }
 
@@ -128,30 +143,77 @@ fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
             ratio(Variant::Empty, Variant::Off)?.to_string(),
         ]);
     }
-    println!("{table}");
+    let (sockets, sockets_met) = sockets_table(rates)?;
+    met &= sockets_met;
+    println!("{table}\n{sockets}");
     println!(
         "Work per CPU-second of client and server, median of {} paired rounds of {} ms (quartiles).",
         options.rounds, options.milliseconds
     );
+    if !options.probes.is_empty() {
+        let names: Vec<&str> = options.probes.iter().map(|probe| probe.name()).collect();
+        println!("With these probes as well when on: {}.", names.join(", "));
+    }
     if let Some(path) = &options.markdown {
-        table.load_style(ASCII_MARKDOWN);
-        std::fs::write(path, format!("{table}\n")).with_context(|| format!("writing {}", path.display()))?;
+        let tables = [table, sockets].map(|mut table| {
+            table.load_style(ASCII_MARKDOWN);
+            table.to_string()
+        });
+        std::fs::write(path, format!("{}\n", tables.join("\n\n")))
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(if met || !options.check { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Three cgroups in one network namespace, each with its programs.
+/// The mode that counts by sockets, against nothing at all; and whether it is within its budget.
+fn sockets_table(rates: &Rates) -> Result<(Table, bool)> {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(["workload", "sockets / off", "budget", "verdict"]);
+    let mut met = true;
+    for ((workload, name, _), budget) in WORKLOADS.into_iter().zip(SOCKETS) {
+        let of = |variant| rates.get(&(workload, variant)).map(Vec::as_slice).unwrap_or_default();
+        let ratio = Spread::of_ratios(of(Variant::Sockets), of(Variant::Off)).context("no round was measured")?;
+        let good = budget.is_none_or(|budget| ratio.median >= budget);
+        met &= good;
+        let verdict = if good { "met" } else { "MISSED" };
+        let (budget, verdict) =
+            budget.map_or_else(Default::default, |budget| (format!("≥ {budget}"), verdict.to_owned()));
+        table.add_row([name.to_owned(), ratio.to_string(), budget, verdict]);
+    }
+    Ok((table, met))
+}
+
+/// Cgroups in one network namespace, each with its programs.
 struct Bench {
     options: Options,
     launcher: Launcher,
     netns: NetNs,
-    cgroups: [Cgroup; 3],
+    cgroups: [Cgroup; 4],
     port: Cell<u16>,
     kernel: Kernel,
     _empty: aya::Ebpf,
-    _pins: Pins,
+    pins: Pins,
     _bpffs: BpfFs,
+    sockets: BySockets,
     _parent: Cgroup,
+}
+
+/// What the agent has with `--traffic.accounting=sockets`.
+struct BySockets {
+    kernel: Kernel,
+    pins: Pins,
+    _bpffs: BpfFs,
+}
+
+impl BySockets {
+    fn new(cgroup: &Path) -> Result<Self> {
+        let bpffs = BpfFs::create()?;
+        let pins = Pins::open_for(bpffs.path(), Accounting::Sockets)?;
+        let mut kernel = Kernel::load(&pins, LoadOptions { edges: DEFAULT_EDGES, debug: false, dns_ports: 0 })?;
+        kernel.attacher.attach(&point(cgroup)?)?;
+        Ok(Self { kernel, pins, _bpffs: bpffs })
+    }
 }
 
 impl Bench {
@@ -162,15 +224,17 @@ impl Bench {
         let top = PathBuf::from(format!("/observer-bench-{}", std::process::id()));
         let parent = Cgroup::create(&hierarchies, &top)?;
         let make = |variant: Variant| Cgroup::create(&hierarchies, &top.join(variant.name()));
-        let cgroups = [make(Variant::Off)?, make(Variant::Empty)?, make(Variant::On)?];
+        let cgroups = [make(Variant::Off)?, make(Variant::Empty)?, make(Variant::On)?, make(Variant::Sockets)?];
         let directory = |variant: Variant| {
             cgroups[variant as usize].unified().context("this machine has no cgroup v2 tree to attach programs to")
         };
         let empty = attach_empty(&directory(Variant::Empty)?)?;
         let bpffs = BpfFs::create()?;
         let pins = Pins::open(bpffs.path())?;
-        let mut kernel = Kernel::load(&pins, LoadOptions { edges: DEFAULT_EDGES, debug: false })?;
+        let mut kernel =
+            Kernel::load(&pins, LoadOptions { edges: DEFAULT_EDGES, debug: false, dns_ports: dns::default_ports() })?;
         kernel.attacher.attach(&point(&directory(Variant::On)?)?)?;
+        let sockets = BySockets::new(&directory(Variant::Sockets)?)?;
         Ok(Self {
             options: options.clone(),
             launcher,
@@ -179,8 +243,9 @@ impl Bench {
             port: Cell::new(FIRST_PORT),
             kernel,
             _empty: empty,
-            _pins: pins,
+            pins,
             _bpffs: bpffs,
+            sockets,
             _parent: parent,
         })
     }
@@ -190,6 +255,7 @@ impl Bench {
         let what = || format!("measuring {workload:?} with {}", variant.name());
         // A port of its own: connections that wait in TIME_WAIT would make the next measurement's slower.
         self.port.set(if self.port.get() == LAST_PORT { FIRST_PORT } else { self.port.get() + 1 });
+        let probes = self.probes(variant).with_context(what)?;
         let mut server = self.start(workload, variant, End::Server).with_context(what)?;
         let mut answers = BufReader::new(server.stdout.take().context("the server has no output")?);
         let mut line = String::new();
@@ -203,6 +269,7 @@ impl Bench {
         drop(server.stdin.take());
         let (_, answered) = numbers(&mut answers).with_context(what)?;
         server.wait().with_context(what)?;
+        probes.iter().try_for_each(Running::check).with_context(what)?;
         let seconds = (asked + answered) as f64 / 1e6;
         ensure!(work > 0 && seconds > 0.0, "{}: no work was done", what());
         let connections = match workload {
@@ -211,6 +278,22 @@ impl Bench {
             Workload::Rr | Workload::Stream => 1,
         };
         Ok((work as f64 / seconds, connections))
+    }
+
+    fn probes(&self, variant: Variant) -> Result<Vec<Running<'_>>> {
+        let (pins, kernel) = match variant {
+            Variant::Off | Variant::Empty => return Ok(Vec::new()),
+            Variant::On => (&self.pins, &self.kernel),
+            Variant::Sockets => (&self.sockets.pins, &self.sockets.kernel),
+        };
+        let mut probes = self.options.probes.clone();
+        // The TCP probe is what counts there.
+        if variant == Variant::Sockets && !probes.contains(&Probe::Tcp) {
+            probes.push(Probe::Tcp);
+        }
+        let types = Btf::of_this_kernel().context("reading the kernel's types")?;
+        let cgroup = self.cgroups[variant as usize].unified().context("this machine has no cgroup v2 tree")?;
+        probes.iter().map(|probe| probe.start(&types, &cgroup, (pins, &kernel.table))).collect()
     }
 
     fn start(&self, workload: Workload, variant: Variant, end: End) -> Result<std::process::Child> {
@@ -230,14 +313,13 @@ impl Bench {
         };
         process::spawn(self.launcher.command(&entry, &Role::Load(load))?)
     }
+}
 
-    /// A program that does not count costs little: both ends of every connection must have been counted.
-    fn check_counts(&self, connections: u64) -> Result<()> {
-        let readings = self.kernel.table.read();
-        let opened: u64 = readings.iter().map(|reading| reading.rare.tcp_opened).sum();
-        ensure!(opened == connections * 2, "{opened} ends of connections were counted, {connections} were made");
-        Ok(())
-    }
+/// A program that does not count costs little: both ends of every connection must have been counted.
+fn check_counts(kernel: &Kernel, connections: u64) -> Result<()> {
+    let opened: u64 = kernel.table.read().iter().map(|reading| reading.rare.tcp_opened).sum();
+    ensure!(opened == connections * 2, "{opened} ends of connections were counted, {connections} were made");
+    Ok(())
 }
 
 fn numbers(from: &mut BufReader<ChildStdout>) -> Result<(u64, u64)> {

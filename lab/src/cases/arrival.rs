@@ -1,5 +1,6 @@
 //! Pods that come and go.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::PATIENCE;
 use super::stage::{Scale, Stage, settled, wait_for_pods};
 use crate::actor::{Command, Pace, Sizes};
+use crate::cgroup;
 use crate::pod::{ContainerSpec, Pod, PodSpec};
 
 /// A datagram as a container's very first act.
@@ -59,6 +61,7 @@ pub fn pods_leave_nothing(scale: Scale, edges: Option<u32>) -> Result<()> {
     let agent = stage.agent()?;
     let used = |samples: &crate::samples::Samples| samples.sum("observer_agent_edges_used", &[]);
     let idle = used(&agent.scrape()?);
+    let before = links(&stage)?;
     for round in 0..scale.of(10, 3) {
         let name = format!("short-{round}");
         let container = ContainerSpec::new("c").first(first_datagram(1_000));
@@ -82,11 +85,28 @@ pub fn pods_leave_nothing(scale: Scale, edges: Option<u32>) -> Result<()> {
         }
         ensure!(last == 1_028.0, "the final total of {name} was {last}; the agent's log:\n{}", agent.log());
     }
-    agent
-        .scrape_until(PATIENCE, |samples| used(samples) == idle)
-        .with_context(|| format!("edges used should come back to {idle}; the agent's log:\n{}", agent.log()))?;
-    let links = stage.bpffs().join("observer/v1/links");
-    let left = std::fs::read_dir(&links).with_context(|| format!("reading {}", links.display()))?.count();
-    ensure!(left == 0, "{left} links are left in {}", links.display());
-    agent.terminate()
+    let found = used(&agent.scrape_until(PATIENCE, |samples| used(samples) == idle)?);
+    ensure!(found == idle, "{found} edges are used, {idle} were; the agent's log:\n{}", agent.log());
+    let deadline = Instant::now() + PATIENCE;
+    // The attaching thread may be behind the snapshot that lets edges go.
+    loop {
+        let left: Vec<String> = links(&stage)?.difference(&before).cloned().collect();
+        if left.is_empty() {
+            return agent.terminate();
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "links are left: {left:?}; cgroups of pods that are there: {:?}; the agent's log:\n{}",
+            cgroup::left(),
+            agent.log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The links that are pinned: `<cgroup id>-<direction>`.
+fn links(stage: &Stage) -> Result<BTreeSet<String>> {
+    let links = stage.pinned("links");
+    let read = std::fs::read_dir(&links).with_context(|| format!("reading {}", links.display()))?;
+    read.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }

@@ -1,14 +1,14 @@
 //! Between two pods.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 
-use super::count::{Count, Counted, DIRECTIONS, check_interface, check_tcp, check_udp, ip_header};
+use super::count::{Count, Counted, DIRECTIONS, check_interface, check_tcp, check_udp, ip_header, without_socket};
 use super::stage::{Scale, Stage, settled, wait_for_pods};
 use crate::actor::{Command, Pace, ServeMode, Sizes, Traffic};
 use crate::agent::Agent;
-use crate::pod::{Pod, PodSpec};
+use crate::pod::{Container, Pod, PodSpec};
 use crate::samples::Samples;
 use crate::truth::{Interface, Truth};
 
@@ -36,6 +36,18 @@ fn scene(edges: Option<u32>) -> Result<Scene> {
     Ok(Scene { stage, agent, here, there })
 }
 
+/// What a pod sent and received is what its interface counted.
+pub(super) fn check_veth(counted: &Counted<'_>, pod: &str, truth: &Truth, without_socket: u64) -> Result<()> {
+    // Group membership reports are the kernel's own: they may have passed the interface, or only have been looped back
+    // to it.
+    let [sent, received] = DIRECTIONS.map(|direction| counted.pod(pod, direction));
+    let check = |eth0: Interface| {
+        check_interface("sent over eth0", sent, eth0.sent(ETHERNET), without_socket)?;
+        check_interface("received over eth0", received, eth0.received(ETHERNET), without_socket)
+    };
+    check(truth.without_multicast(ETH0)).or_else(|error| check(truth.interface(ETH0)).map_err(|_| error))
+}
+
 impl Scene {
     /// Does something between two scrapes.
     fn around(&self, act: impl FnOnce() -> Result<Traffic>) -> Result<(Samples, Samples, Traffic, [Truth; 2])> {
@@ -49,16 +61,8 @@ impl Scene {
         Ok((before, after, sent, truth))
     }
 
-    /// What the client's pod sent and received is what its interface counted.
-    fn check_veth(counted: &Counted<'_>, truth: &Truth) -> Result<()> {
-        // Group membership reports are the kernel's own: they may have passed the interface, or only have been looped
-        // back to it.
-        let [sent, received] = DIRECTIONS.map(|direction| counted.pod("here", direction));
-        let check = |eth0: Interface| {
-            check_interface("sent over eth0", sent, eth0.tx_bytes, eth0.tx_packets, ETHERNET)?;
-            check_interface("received over eth0", received, eth0.rx_bytes, eth0.rx_packets, ETHERNET)
-        };
-        check(truth.without_multicast(ETH0)).or_else(|error| check(truth.interface(ETH0)).map_err(|_| error))
+    fn check_veth(counted: &Counted<'_>, truths: &[Truth; 2]) -> Result<()> {
+        check_veth(counted, "here", &truths[0], without_socket(truths.iter()))
     }
 
     fn tcp(&self, address: IpAddr, mode: ServeMode, command: impl FnOnce(SocketAddr) -> Command) -> Result<()> {
@@ -66,7 +70,7 @@ impl Scene {
         let (before, after, sent, truth) = self.around(|| self.here.container("client")?.traffic(&command(server)))?;
         let counted = Counted { before: &before, after: &after };
         check_tcp(&counted, ("here", "client"), ("there", "server"), address, sent, &[&truth[0], &truth[1]])?;
-        Self::check_veth(&counted, &truth[0])
+        Self::check_veth(&counted, &truth)
     }
 
     fn udp(&self, address: IpAddr, count: u32) -> Result<()> {
@@ -79,7 +83,7 @@ impl Scene {
         let counted = Counted { before: &before, after: &after };
         check_udp("sent", counted.sent("here", "client"), datagrams, payload, address)?;
         check_udp("arrived", counted.received("there", "server"), datagrams, payload, address)?;
-        Self::check_veth(&counted, &truth[0])
+        Self::check_veth(&counted, &truth)
     }
 }
 
@@ -110,10 +114,120 @@ pub fn pod_to_pod(scale: Scale, edges: Option<u32>) -> Result<()> {
     Ok(())
 }
 
+/// A server of both families, with clients of either: every byte of a packet and each connection has its peer, role and
+/// port, whatever the address is to the server's socket.
+pub fn both_families(_: Scale, edges: Option<u32>) -> Result<()> {
+    let scene = scene(edges)?;
+    let (client, server) = (scene.here.container("client")?, scene.there.container("server")?);
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+    let udp = server.serve_udp(any, true)?.port();
+    let tcp = server.serve_tcp(any, ServeMode::request_response(100, 300))?.port();
+    for address in [scene.there.ipv4().into(), scene.there.ipv6().into()] {
+        let send = Command::UdpSend {
+            to: SocketAddr::new(address, udp),
+            sizes: Sizes::List(vec![100; 50]),
+            connected: false,
+            pace: Pace::Echoed { window: 1 },
+        };
+        let request = Command::TcpRequests {
+            to: SocketAddr::new(address, tcp),
+            connections: 20,
+            requests: 1,
+            request_bytes: 100,
+            response_bytes: 300,
+            parallel: 2,
+        };
+        let (before, after, sent, truth) = scene.around(|| client.traffic(&request))?;
+        let counted = Counted { before: &before, after: &after };
+        check_tcp(&counted, ("here", "client"), ("there", "server"), address, sent, &[&truth[0], &truth[1]])?;
+        Scene::check_veth(&counted, &truth)?;
+        check_ends(&counted, &scene, "tcp", tcp)?;
+        let (before, after, _, truth) = scene.around(|| client.traffic(&send))?;
+        let counted = Counted { before: &before, after: &after };
+        for (pod, container) in [("here", "client"), ("there", "server")] {
+            check_udp("sent", counted.sent(pod, container), 50, 5_000, address)?;
+            check_udp("received", counted.received(pod, container), 50, 5_000, address)?;
+        }
+        Scene::check_veth(&counted, &truth)?;
+        check_ends(&counted, &scene, "udp", udp)?;
+    }
+    Ok(())
+}
+
+/// All that was counted of a protocol names both ends, at both ends.
+fn check_ends(counted: &Counted<'_>, scene: &Scene, protocol: &str, port: u16) -> Result<()> {
+    if scene.stage.has_small_table() {
+        return Ok(());
+    }
+    let port = port.to_string();
+    for (pod, peer, role) in [("here", "there", "client"), ("there", "here", "server")] {
+        let all = [("pod", pod), ("protocol", protocol)];
+        let named = [("peer_kind", "pod"), ("peer_pod", peer), ("role", role), ("port", port.as_str())];
+        let (all, named) = (counted.of(&all), counted.of(&[&all[..], &named].concat()));
+        ensure!(
+            all == named && all.packets > 0,
+            "of {all:?} of {pod}, {named:?} are the {role}'s, with {peer} at {port}"
+        );
+    }
+    Ok(())
+}
+
+/// SCTP, and a protocol that nobody knows (253, for experiments: RFC 3692), by raw sockets. SCTP has a server's port.
+pub fn raw_protocols(_: Scale, edges: Option<u32>) -> Result<()> {
+    const SCTP: u8 = 132;
+    const UNKNOWN: u8 = 253;
+    const PORT: u16 = 5_000;
+    let scene = scene(edges)?;
+    let (here, there) = (scene.here.container("client")?, scene.there.container("server")?);
+    let ways: [(IpAddr, IpAddr, &Container, &str); 4] = [
+        (scene.here.ipv4().into(), scene.there.ipv4().into(), there, "there"),
+        (scene.here.ipv6().into(), scene.there.ipv6().into(), there, "there"),
+        // Two addresses: a raw socket gets a copy of all that comes to its own.
+        (Ipv4Addr::new(127, 0, 0, 2).into(), Ipv4Addr::LOCALHOST.into(), here, "here"),
+        (scene.here.ipv6().into(), Ipv6Addr::LOCALHOST.into(), here, "here"),
+    ];
+    for (protocol, name) in [(SCTP, "sctp"), (UNKNOWN, "other")] {
+        for (from, address, receiver, receiver_pod) in ways {
+            receiver.run(&Command::RawHold { address, protocol })?;
+            // Fewer than fill the receiver's buffer.
+            let (count, payload) = (100, 333);
+            let to = SocketAddr::new(address, PORT);
+            let send = Command::RawSend { from, to, protocol, count, payload };
+            let (before, after, _, truth) = scene.around(|| here.traffic(&send))?;
+            let counted = Counted { before: &before, after: &after };
+            let packet = ip_header(address) + u64::from(payload);
+            let expected = Count { bytes: packet * u64::from(count), packets: count.into() };
+            let port = if protocol == SCTP { PORT.to_string() } else { String::new() };
+            let ends = [("here", receiver_pod, "client", "transmit"), (receiver_pod, "here", "server", "receive")];
+            for (pod, peer, role, direction) in ends {
+                let role = if protocol == SCTP { role } else { "none" };
+                let all = [("pod", pod), ("protocol", name), ("direction", direction)];
+                let mut named = vec![("role", role), ("port", &port)];
+                if peer != pod {
+                    named.extend([("peer_kind", "pod"), ("peer_pod", peer)]);
+                }
+                if scene.stage.has_small_table() {
+                    named.clear();
+                }
+                let found = [counted.of(&all), counted.of(&[&all[..], &named].concat())];
+                ensure!(
+                    found == [expected; 2],
+                    "{name} to {address}, {pod}'s {direction}: {found:?}, sent {expected:?}"
+                );
+            }
+            if receiver_pod == "there" {
+                Scene::check_veth(&counted, &truth)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Echo requests and their replies. The kernel answers them, so only the side that asks has a socket.
 pub fn icmp(scale: Scale, edges: Option<u32>) -> Result<()> {
     let scene = scene(edges)?;
-    for address in [IpAddr::from(scene.there.ipv4()), scene.there.ipv6().into()] {
+    let outside = [IpAddr::from(scene.there.ipv4()), scene.there.ipv6().into()];
+    for address in outside.into_iter().chain([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]) {
         let (count, payload) = (scale.of(1_000, 100), 200);
         let (before, after, sent, truth) =
             scene.around(|| scene.here.container("client")?.ping(address, count, payload))?;
@@ -127,7 +241,9 @@ pub fn icmp(scale: Scale, edges: Option<u32>) -> Result<()> {
             let found = counted.of(&[a, b, c, ("direction", direction)]);
             ensure!(found == expected, "{direction} to {address}: reported {found:?}, sent {expected:?}");
         }
-        Scene::check_veth(&counted, &truth[0])?;
+        if !address.is_loopback() {
+            Scene::check_veth(&counted, &truth)?;
+        }
     }
     Ok(())
 }

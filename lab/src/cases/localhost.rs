@@ -49,7 +49,7 @@ impl Scene {
         let after = settled(&self.agent)?;
         let truth = &Truth::of_process(pid)? - &truth;
         let counted = Counted { before: &before, after: &after };
-        check_loopback(&counted, POD, truth.interface("lo"), sent.connections, address)?;
+        check_loopback(&counted, POD, &truth, sent.connections, address)?;
         self.stage.check_overflow(&after)?;
         Ok((before, after, sent, truth))
     }

@@ -4,18 +4,36 @@
 
 mod arrival;
 mod between_pods;
-mod count;
+mod compat;
+pub mod count;
+mod datagrams;
+mod detail;
+mod endings;
+mod host;
+mod interface;
 mod localhost;
+mod many_peers;
+mod moves;
 mod naming;
-mod resources;
+mod oom;
 mod restart;
+mod runqueue;
+mod selection;
+mod shared;
+mod sixty_four;
+mod sockets;
 mod stage;
+mod tcp;
+mod told;
+mod unix;
+mod usage;
+mod ways;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-pub use stage::Scale;
+pub use stage::{Scale, Stage, settled, wait_for_pods};
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -43,20 +61,57 @@ pub struct Case {
 const SMALL_TABLE: u32 = 16;
 
 /// All cases.
-pub const CASES: [Case; 13] = [
+pub const CASES: &[Case] = &[
     Case { name: "tcp_stream", body: localhost::tcp_stream, both_tables: true },
     Case { name: "tcp_connections", body: localhost::tcp_connections, both_tables: true },
     Case { name: "udp_datagrams", body: localhost::udp_datagrams, both_tables: true },
     Case { name: "ipv6", body: localhost::ipv6, both_tables: true },
     Case { name: "own_address", body: localhost::own_address, both_tables: true },
     Case { name: "pod_to_pod", body: between_pods::pod_to_pod, both_tables: true },
+    Case { name: "both_families", body: between_pods::both_families, both_tables: true },
     Case { name: "icmp", body: between_pods::icmp, both_tables: true },
+    Case { name: "raw_protocols", body: between_pods::raw_protocols, both_tables: true },
+    Case { name: "many_peers", body: many_peers::many_peers, both_tables: true },
+    Case { name: "sixty_four", body: sixty_four::sixty_four, both_tables: true },
+    Case { name: "one_socket", body: datagrams::one_socket, both_tables: false },
+    Case { name: "older_datagrams", body: datagrams::older_datagrams, both_tables: false },
     Case { name: "both_names", body: naming::both_names, both_tables: false },
+    Case { name: "nested_cgroups", body: naming::nested_cgroups, both_tables: false },
     Case { name: "host_network", body: naming::host_network, both_tables: false },
-    Case { name: "resources", body: resources::resources, both_tables: false },
+    Case { name: "host_containers", body: host::host_containers, both_tables: false },
+    Case { name: "peer_detail", body: detail::peer_detail, both_tables: false },
+    Case { name: "drivers_and_prefixes", body: naming::drivers_and_prefixes, both_tables: false },
+    Case { name: "resources", body: usage::resources, both_tables: false },
+    Case { name: "throttling", body: usage::throttling, both_tables: false },
+    Case { name: "block_device", body: usage::block_device, both_tables: false },
+    Case { name: "shared", body: shared::shared, both_tables: false },
+    Case { name: "short_containers", body: endings::short_containers, both_tables: false },
+    Case { name: "short_pod", body: endings::short_pod, both_tables: false },
+    Case { name: "compatibility", body: compat::compatibility, both_tables: false },
     Case { name: "first_packet", body: arrival::first_packet, both_tables: false },
     Case { name: "pods_leave_nothing", body: arrival::pods_leave_nothing, both_tables: false },
+    Case { name: "oom_kills", body: oom::oom_kills, both_tables: false },
+    Case { name: "selection", body: selection::selection, both_tables: true },
     Case { name: "restart", body: restart::restart, both_tables: false },
+    Case { name: "interface", body: interface::interface, both_tables: true },
+    Case { name: "address_moves", body: moves::address_moves, both_tables: false },
+    Case { name: "same_name", body: moves::same_name, both_tables: false },
+    Case { name: "learned_late", body: moves::learned_late, both_tables: false },
+    Case { name: "churn", body: moves::churn, both_tables: false },
+    Case { name: "tcp_failures", body: tcp::tcp_failures, both_tables: true },
+    Case { name: "tcp_opened", body: tcp::tcp_opened, both_tables: true },
+    Case { name: "tcp_active", body: tcp::tcp_active, both_tables: true },
+    Case { name: "tcp_older", body: tcp::tcp_older, both_tables: false },
+    Case { name: "older_roles", body: tcp::older_roles, both_tables: false },
+    Case { name: "tcp_times", body: tcp::tcp_times, both_tables: false },
+    Case { name: "tcp_known_times", body: tcp::tcp_known_times, both_tables: false },
+    Case { name: "tcp_resets", body: tcp::tcp_resets, both_tables: true },
+    Case { name: "tcp_retransmissions", body: tcp::tcp_retransmissions, both_tables: true },
+    Case { name: "unix_sockets", body: unix::unix_sockets, both_tables: false },
+    Case { name: "sockets_payload", body: sockets::sockets_payload, both_tables: false },
+    Case { name: "sockets_live", body: sockets::sockets_live, both_tables: false },
+    Case { name: "sockets_restart", body: sockets::sockets_restart, both_tables: false },
+    Case { name: "run_queue", body: runqueue::run_queue, both_tables: false },
 ];
 
 impl Case {
@@ -82,6 +137,9 @@ pub fn run(filter: &str) -> Result<Report> {
         let begin = Instant::now();
         let outcome = case.run(Scale::Guest);
         println!("case {} {} {:.1?}", case.name, if outcome.is_ok() { "ok" } else { "FAILED" }, begin.elapsed());
+        for (directory, processes) in crate::cgroup::left() {
+            println!("case {} has left {} with {processes} processes", case.name, directory.display());
+        }
         match outcome {
             Ok(()) => report.passed += 1,
             Err(error) => report.failed.push(format!("{}: {error:#}", case.name)),
@@ -103,4 +161,4 @@ fn kernel_older_than(major: u32, minor: u32) -> bool {
 }
 
 /// How long to wait for something that comes by itself.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -69,7 +69,7 @@ pub fn restart(scale: Scale, edges: Option<u32>) -> Result<()> {
     watch.see(&after)?;
     let truth = &Truth::of_process(server.pid())? - &truth;
     let counted = Counted { before: &before, after: &after };
-    check_loopback(&counted, POD, truth.interface("lo"), sent.connections, V4)?;
+    check_loopback(&counted, POD, &truth, sent.connections, V4)?;
     check_payload(&counted, sent.sent_bytes, truth.protocol("Tcp.RetransSegs"))?;
     agent.terminate()
 }
@@ -92,14 +92,26 @@ fn check_payload(counted: &Counted<'_>, sent: u64, again: i64) -> Result<()> {
 }
 
 /// Every counter that was seen, and its last value.
-#[derive(Default)]
-struct Monotonic {
+pub(super) struct Monotonic {
+    prefix: &'static str,
     last: BTreeMap<String, f64>,
 }
 
+impl Default for Monotonic {
+    fn default() -> Self {
+        Self::of("observer_traffic_")
+    }
+}
+
 impl Monotonic {
-    fn see(&mut self, samples: &Samples) -> Result<()> {
-        for sample in samples.iter().filter(|sample| sample.name.starts_with("observer_traffic_")) {
+    /// Of families whose names begin like this.
+    pub(super) fn of(prefix: &'static str) -> Self {
+        Self { prefix, last: BTreeMap::new() }
+    }
+
+    /// Fails when a counter went back.
+    pub(super) fn see(&mut self, samples: &Samples) -> Result<()> {
+        for sample in samples.iter().filter(|sample| sample.name.starts_with(self.prefix)) {
             let series = format!("{}{:?}", sample.name, sample.labels);
             let last = self.last.entry(series.clone()).or_default();
             ensure!(sample.value >= *last, "{series} went back from {last} to {}", sample.value);

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
@@ -64,6 +63,11 @@ impl Stage {
         self.bpffs.path()
     }
 
+    /// A directory or map that the agent pins, below its own directory of this version.
+    pub fn pinned(&self, what: &str) -> PathBuf {
+        self.bpffs().join("observer").join(format!("v{}", observer::kernel::ABI_VERSION)).join(what)
+    }
+
     /// Names the pods to the agent.
     pub fn announce(&self, pods: &[&Pod]) -> Result<()> {
         podsfile::write(&self.pods_file(), pods.iter().copied())
@@ -76,17 +80,38 @@ impl Stage {
 
     /// The same, at an address.
     pub fn agent_at(&self, listen: Option<SocketAddr>) -> Result<Agent> {
+        self.agent_with(listen, &[])
+    }
+
+    /// The same, in the network namespace of the lab's node, which the caller has to be in, too.
+    pub fn agent_on_the_node(&self, listen: Option<SocketAddr>, more: &[&str]) -> Result<Agent> {
+        self.agent_in(listen, more, Some(self.node.netns().path()))
+    }
+
+    /// Whether the edge table is too small for the case.
+    pub fn has_small_table(&self) -> bool {
+        self.edges.is_some()
+    }
+
+    /// The same, with further arguments.
+    pub fn agent_with(&self, listen: Option<SocketAddr>, more: &[&str]) -> Result<Agent> {
+        self.agent_in(listen, more, None)
+    }
+
+    fn agent_in(&self, listen: Option<SocketAddr>, more: &[&str], netns: Option<PathBuf>) -> Result<Agent> {
         let mut arguments: Vec<OsString> =
             ["--traffic.peer-detail", "pod", "--log.level", "debug"].map(OsString::from).to_vec();
         if let Some(edges) = self.edges {
             arguments.extend(["--traffic.edges".into(), edges.to_string().into()]);
         }
+        arguments.extend(more.iter().map(OsString::from));
         Agent::start(
             self.node.launcher(),
             &AgentOptions {
                 pods_file: Some(self.pods_file()),
                 bpffs: Some(self.bpffs.path().to_owned()),
                 listen,
+                netns,
                 arguments,
                 ..AgentOptions::default()
             },
@@ -135,24 +160,15 @@ impl Stage {
 
 /// Waits until the agent shows these pods.
 pub fn wait_for_pods(agent: &Agent, names: &[&str]) -> Result<Samples> {
-    agent
-        .scrape_until(PATIENCE, |samples| {
-            names.iter().all(|name| samples.select("observer_pod_info", &[("pod", name)]).next().is_some())
-        })
-        .with_context(|| format!("waiting for observer_pod_info of {names:?}; the agent's log:\n{}", agent.log()))
+    let shown = |samples: &Samples| {
+        names.iter().all(|name| samples.select("observer_pod_info", &[("pod", name)]).next().is_some())
+    };
+    let samples = agent.scrape_until(PATIENCE, shown)?;
+    ensure!(shown(&samples), "observer_pod_info is not there for all of {names:?}; the agent's log:\n{}", agent.log());
+    Ok(samples)
 }
 
 /// Scrapes until nothing moves any more: the last packets of a connection come after its last byte.
 pub fn settled(agent: &Agent) -> Result<Samples> {
-    let traffic = |samples: &Samples| samples.sum("observer_traffic_packets_total", &[]);
-    let deadline = Instant::now() + PATIENCE;
-    let mut last = agent.scrape()?;
-    loop {
-        std::thread::sleep(Duration::from_millis(60));
-        let next = agent.scrape()?;
-        if traffic(&next) == traffic(&last) || Instant::now() > deadline {
-            return Ok(next);
-        }
-        last = next;
-    }
+    agent.scrape_until_still(PATIENCE, 1, |samples| samples.sum("observer_traffic_packets_total", &[]))
 }

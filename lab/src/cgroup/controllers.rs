@@ -32,10 +32,15 @@ fn inherit_cpuset(parent: &Path, directory: &Path) -> Result<()> {
 
 /// Switches the controllers on for the children of a v2 cgroup: of the root, or of one the lab made.
 ///
-/// Each is best effort: without it the cgroup lacks those files, as it does on a hybrid host.
+/// Each is best effort: without it the cgroup lacks those files, as it does on a hybrid host. Not below one that has
+/// processes itself: it would become the root of a threaded subtree, whose cgroups take no process
+/// (Documentation/admin-guide/cgroup-v2.rst, "Threads").
 fn delegate(hierarchy: &Hierarchy, parent: &Path) -> Result<()> {
     let at_root = parent == hierarchy.mount;
     if !at_root && mark::owner_of(parent).is_none() {
+        return Ok(());
+    }
+    if !at_root && !words(parent, "cgroup.procs").is_empty() {
         return Ok(());
     }
     let here = words(parent, "cgroup.controllers");

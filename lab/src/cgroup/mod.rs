@@ -2,7 +2,9 @@
 
 mod controllers;
 mod hierarchy;
+mod limits;
 mod mark;
+mod memory;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -135,6 +137,26 @@ pub(crate) fn alone(hierarchy: &Hierarchy) -> Result<File> {
     let lock = File::open(root).with_context(|| format!("opening {}", root.display()))?;
     flock(&lock, FlockOperation::LockExclusive).with_context(|| format!("locking {}", root.display()))?;
     Ok(lock)
+}
+
+/// Cgroups that the lab made and that are there, and those below them, in every hierarchy: their directories, with the number
+/// of their processes.
+pub(crate) fn left() -> Vec<(PathBuf, usize)> {
+    fn walk(directory: &Path, below: bool, found: &mut Vec<(PathBuf, usize)>) {
+        let directories = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        for directory in directories.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let directory = directory.path();
+            if below || owner_of(&directory).is_some() {
+                found.push((directory.clone(), processes_in(&directory).len()));
+                walk(&directory, true, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for hierarchy in detect().unwrap_or_default() {
+        walk(&hierarchy.mount, false, &mut found);
+    }
+    found
 }
 
 /// Removes a cgroup and then its parents as far up as the lab made them and they are empty.

@@ -14,6 +14,9 @@ use crate::cgroup::Cgroup;
 /// How long a command may take unless the caller says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long the cgroup outlives the last process: `runc delete` takes 10 to 30 ms to do what it does.
+const RUNTIME_DELETE: Duration = Duration::from_millis(10);
+
 /// A container of a pod.
 #[derive(Debug)]
 pub struct Container {
@@ -95,6 +98,11 @@ impl Container {
         self.serving(&Command::UdpServe { listen, echo })
     }
 
+    /// Holds a UDP socket that nobody reads from; port 0 takes a free one. Returns where it is.
+    pub fn hold_udp(&self, listen: SocketAddr, buffer: usize) -> Result<SocketAddr> {
+        self.serving(&Command::UdpHold { listen, buffer })
+    }
+
     fn serving(&self, command: &Command) -> Result<SocketAddr> {
         match self.run(command)? {
             Answer::Serving { address } => Ok(address),
@@ -107,6 +115,14 @@ impl Container {
         match self.run(&Command::TcpOpen { to })? {
             Answer::Opened { connection, local } => Ok((connection, local)),
             other => bail!("container {}: opening {to} was answered with {other:?}", self.name),
+        }
+    }
+
+    /// Opens a UDP socket that stays, connected to `to` if there is one. Returns its number.
+    pub fn open_udp(&self, listen: SocketAddr, to: Option<SocketAddr>) -> Result<u64> {
+        match self.run(&Command::UdpOpen { listen, to })? {
+            Answer::Opened { connection, .. } => Ok(connection),
+            other => bail!("container {}: opening UDP at {listen} was answered with {other:?}", self.name),
         }
     }
 
@@ -151,5 +167,7 @@ impl Drop for Container {
         }
         // The process that stands by outside ends after the one it has to wait for.
         self.channel.get_mut().unwrap_or_else(PoisonError::into_inner).finish();
+        // A runtime runs a program of its own to take the cgroup away.
+        std::thread::sleep(RUNTIME_DELETE);
     }
 }

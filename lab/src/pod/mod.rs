@@ -19,7 +19,7 @@ use crate::actor::{Hello, Reply};
 use crate::cgroup::Cgroup;
 use crate::ids;
 use crate::launch::{Entry, Role};
-use crate::netlink::with_netlink;
+use crate::netlink::{Mac, with_netlink};
 use crate::netns::NetNs;
 use crate::node::{self, Node, POD_INDEX, Port};
 
@@ -38,6 +38,8 @@ pub struct Pod {
     cgroup: Cgroup,
     netns: NetNs,
     port: Option<Port>,
+    /// Its interface is on the node's bridge.
+    plugged: bool,
 }
 
 /// The pause container.
@@ -81,11 +83,20 @@ impl Pod {
         let (netns, port) = if spec.host_network {
             (NetNs::current()?, None)
         } else {
-            (NetNs::create(node::set_up_pod)?, Some(node.allocate()?))
+            (NetNs::create(node::set_up_pod)?, Some(node.allocate(spec.address)?))
         };
         let containers = spec.containers.clone();
-        let mut pod =
-            Self { spec, uid, created: SystemTime::now(), containers: Vec::new(), pause: None, cgroup, netns, port };
+        let mut pod = Self {
+            spec,
+            uid,
+            created: SystemTime::now(),
+            containers: Vec::new(),
+            pause: None,
+            cgroup,
+            netns,
+            port,
+            plugged: false,
+        };
         let pause = match pod.spec.style {
             CgroupStyle::Parent(_) => None,
             CgroupStyle::Cgroupfs | CgroupStyle::Systemd => Some(pod.start_pause(node)?),
@@ -93,6 +104,7 @@ impl Pod {
         if let Some(port) = pod.port {
             // The pause process comes up meanwhile.
             node.connect(&pod.netns, port)?;
+            pod.plugged = true;
         }
         if let Some(mut pause) = pause {
             let pid = pause.hello()?.pid;
@@ -159,7 +171,8 @@ impl Pod {
     }
 
     fn entry(&self) -> Entry {
-        Entry { parent: std::process::id(), net: self.port.map(|_| self.netns.path()), ..Entry::default() }
+        // On the host network that of the calling thread, which need not be the one of the process.
+        Entry { parent: std::process::id(), net: Some(self.netns.path()), ..Entry::default() }
     }
 
     fn start(&self, node: &Node, name: &str, mut entry: Entry, role: &Role) -> Result<Starting> {
@@ -196,6 +209,11 @@ impl Pod {
     /// Its IPv6 address; the node's loopback address for a pod on the host network.
     pub fn ipv6(&self) -> Ipv6Addr {
         self.port.map_or(Ipv6Addr::LOCALHOST, |port| port.v6)
+    }
+
+    /// The hardware address of its interface; `None` on the host network.
+    pub fn mac(&self) -> Option<Mac> {
+        self.port.map(|port| port.mac)
     }
 
     /// Its containers, without pause.
@@ -248,6 +266,18 @@ impl Pod {
         other.know(self)
     }
 
+    /// Sends a network of addresses from this pod to another one, which takes all of them for its own.
+    pub fn route(&self, network: (Ipv4Addr, u8), to: &Self) -> Result<()> {
+        to.netns.run(|| with_netlink(async |netlink| netlink.add_local_v4(network).await))?;
+        let gateway = to.ipv4();
+        self.netns.run(|| with_netlink(async |netlink| netlink.add_route_v4(POD_INDEX, network, gateway).await))
+    }
+
+    /// Gives the pod one more address.
+    pub fn take_address(&self, address: Ipv4Addr) -> Result<()> {
+        self.netns.run(|| with_netlink(async |netlink| netlink.add_address(POD_INDEX, address.into(), 32).await))
+    }
+
     fn know(&self, other: &Self) -> Result<()> {
         let (Some(_), Some(port)) = (self.port, other.port) else { return Ok(()) };
         self.netns.run(|| {
@@ -259,6 +289,16 @@ impl Pod {
             })
         })
     }
+
+    /// Takes the pod off the network, as a runtime does that ends it: the bridge has forgotten at which port it was, so that
+    /// the next pod with its address has all that is sent there. A pod that is dropped is taken off once its processes have
+    /// ended; before, nobody hears of their end.
+    pub fn unplug(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.plugged) {
+            self.netns.run(|| with_netlink(async |netlink| netlink.remove_link(POD_INDEX).await))?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Pod {
@@ -268,6 +308,11 @@ impl Drop for Pod {
             if let Err(error) = container.cgroup().kill() {
                 eprintln!("observer-lab: ending pod {}: {error:#}", self.spec.name);
             }
+        }
+        // What they say at their end still leaves.
+        self.containers.clear();
+        if let Err(error) = self.unplug() {
+            eprintln!("observer-lab: taking pod {} off the network: {error:#}", self.spec.name);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a pod should be, and where its cgroups belong.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use crate::actor::Command;
@@ -107,12 +108,18 @@ pub struct PodSpec {
     pub prefix: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
     /// Its controller.
     pub owner: Option<PodOwner>,
     /// Its containers.
     pub containers: Vec<ContainerSpec>,
-    /// Whether it uses the network namespace of the driver (the machine's) instead of one of its own.
+    /// Whether it uses the network namespace of the thread that makes it (the machine's, as a rule) instead of one of its own.
     pub host_network: bool,
+    /// Its runtime class, or empty. Nothing here is run by one: it is what the pods file says.
+    pub runtime_class: String,
+    /// The IPv4 address of a pod that is gone, whose addresses this one takes; new ones when absent.
+    pub address: Option<Ipv4Addr>,
 }
 
 impl PodSpec {
@@ -126,9 +133,12 @@ impl PodSpec {
             style: CgroupStyle::default(),
             prefix: String::new(),
             labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
             owner: None,
             containers: containers.iter().map(|name| ContainerSpec::new(name)).collect(),
             host_network: false,
+            runtime_class: String::new(),
+            address: None,
         }
     }
 
@@ -156,13 +166,25 @@ impl PodSpec {
         self
     }
 
+    /// With this annotation.
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// Owned by this controller.
     pub fn owner(mut self, kind: &str, name: &str) -> Self {
         self.owner = Some(PodOwner { kind: kind.to_owned(), name: name.to_owned() });
         self
     }
 
-    /// In the driver's network namespace.
+    /// With the addresses of a pod that is gone.
+    pub fn address(mut self, v4: Ipv4Addr) -> Self {
+        self.address = Some(v4);
+        self
+    }
+
+    /// In the network namespace of the thread that makes the pod.
     pub fn host_network(mut self) -> Self {
         self.host_network = true;
         self

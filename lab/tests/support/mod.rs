@@ -2,10 +2,16 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
+pub mod cri;
+pub mod kubernetes;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Command as Process;
 
+use anyhow::{Context, Result, ensure};
 use observer_lab::launch::Launcher;
+use observer_lab::netns::NetNs;
 use observer_lab::node::Node;
 
 /// A node whose containers are started by the binary under test.
@@ -16,6 +22,16 @@ pub fn node() -> Node {
 /// A free port at an address.
 pub fn any_port(address: impl Into<std::net::IpAddr>) -> SocketAddr {
     SocketAddr::new(address.into(), 0)
+}
+
+/// Runs nft in a namespace.
+pub fn nft(netns: &NetNs, script: &str) -> Result<String> {
+    netns.run(|| {
+        let output = Process::new("nft").arg(script).output().context("running nft (package nftables)")?;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "nft {script}: {error}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    })
 }
 
 /// Every cgroup directory of the machine whose name holds `part`.

@@ -7,15 +7,15 @@ use std::{
     time::Instant,
 };
 
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::TRAFFIC_PROBE;
+use super::{TRAFFIC_PROBE, interfaces::Interfaces};
 use crate::{
     http::{Latch, Readiness},
     identity::Snapshot,
-    kernel::{Attacher, Names, Pins, attach::AttachError},
+    kernel::{Accounting, Attacher, EdgeTable, Names, Pins, attach::AttachError},
     metrics::{AgentMetrics, ProbeState},
-    sandbox::{AttachPoint, ContainerKind, Remembered, Sandbox, SandboxHooks},
+    sandbox::{AttachPoint, ContainerKind, Hook, Remembered, Sandbox, SandboxHooks},
 };
 
 /// The names map, for the hooks that write it and the housekeeping that empties it.
@@ -36,7 +36,12 @@ impl SharedNames {
 pub(super) struct KernelHooks {
     attacher: Attacher,
     pins: Pins,
+    table: Arc<EdgeTable>,
     names: SharedNames,
+    /// `None` when nobody is counted at an interface.
+    interfaces: Option<Interfaces>,
+    /// Whether there is a tree whose cgroups can be attached to.
+    has_v2: bool,
     remembered: HashSet<(u64, String)>,
     metrics: Arc<AgentMetrics>,
     readiness: Arc<Readiness>,
@@ -49,12 +54,15 @@ impl KernelHooks {
     pub(super) fn new(
         attacher: Attacher,
         pins: Pins,
+        table: Arc<EdgeTable>,
         names: SharedNames,
+        (interfaces, has_v2): (Option<Interfaces>, bool),
         metrics: Arc<AgentMetrics>,
         readiness: Arc<Readiness>,
     ) -> Self {
         let remembered = HashSet::new();
-        Self { attacher, pins, names, remembered, metrics, readiness, failed: HashMap::new(), swept: false }
+        let failed = HashMap::new();
+        Self { attacher, pins, table, names, interfaces, has_v2, remembered, metrics, readiness, failed, swept: false }
     }
 
     /// Links of cgroups that went while no agent was there.
@@ -62,12 +70,14 @@ impl KernelHooks {
         let wanted: HashSet<u64> = snapshot
             .sandboxes()
             .iter()
+            .chain(snapshot.others())
             .filter(|sandbox| sandbox.alive)
             .flat_map(|sandbox| sandbox.attach_points.iter().map(|point| point.cgroup_id))
             .collect();
         match self.pins.linked_cgroups() {
             Ok(linked) => linked
                 .into_iter()
+                .chain(self.attacher.observed())
                 .filter(|cgroup| !wanted.contains(cgroup))
                 .for_each(|cgroup| self.attacher.detach(cgroup)),
             Err(error) => warn!("links of an earlier agent may be left: {error}"),
@@ -93,7 +103,30 @@ impl KernelHooks {
         self.remembered = now;
     }
 
+    /// Counts for sockets that are older than the agent.
+    fn adopt(&self) {
+        match self.table.adopt_older_sockets() {
+            Ok(adopted) if adopted.full == 0 => {
+                info!(sockets = adopted.counted, "connections that were there before are counted from now on");
+            }
+            Ok(adopted) => {
+                warn!("{} connections that were there before found no place: they are not counted", adopted.full);
+            }
+            Err(error) => warn!("connections that were there before are not counted: {error}"),
+        }
+    }
+
     fn tell_state(&self) {
+        if self.pins.accounting() == Accounting::Sockets {
+            // Nothing is attached to cgroups.
+            const WHY: &str =
+                "not used with --traffic.accounting=sockets: UDP, ICMP and every other protocol are not counted";
+            return self.metrics.probe_state(TRAFFIC_PROBE, ProbeState::Unsupported, WHY);
+        }
+        if !self.has_v2 {
+            // Said at the start.
+            return;
+        }
         match self.failed.values().next() {
             None => self.metrics.probe_state(TRAFFIC_PROBE, ProbeState::Ok, ""),
             Some(reason) => {
@@ -106,7 +139,7 @@ impl KernelHooks {
 
 /// A record for each cgroup of a sandbox whose sockets may be counted.
 fn memories(sandbox: &Sandbox) -> impl Iterator<Item = Remembered> {
-    sandbox.containers.iter().flat_map(move |container| {
+    let containers = sandbox.containers.iter().flat_map(move |container| {
         let ids = std::iter::once(container.cgroup_id).chain(container.nested_cgroup_ids.iter().copied());
         ids.filter(|id| *id != 0).map(move |cgroup_id| Remembered {
             cgroup_id,
@@ -117,11 +150,26 @@ fn memories(sandbox: &Sandbox) -> impl Iterator<Item = Remembered> {
             name: container.name.clone(),
             pause: container.kind == ContainerKind::Pause,
         })
-    })
+    });
+    // Counted for the pod as a whole.
+    let whole = (sandbox.hook == Hook::Interface && sandbox.cgroup_id != 0).then(|| Remembered {
+        cgroup_id: sandbox.cgroup_id,
+        sandbox: sandbox.key.clone(),
+        namespace: sandbox.namespace.clone(),
+        pod: sandbox.name.clone(),
+        id: sandbox.sandbox_id.clone(),
+        name: String::new(),
+        pause: true,
+    });
+    containers.chain(whole)
 }
 
 impl SandboxHooks for KernelHooks {
     fn attach(&mut self, point: &AttachPoint, seen: Instant) -> anyhow::Result<()> {
+        if self.interfaces.as_ref().is_some_and(|interfaces| interfaces.counts(point.cgroup_id)) {
+            // Counted there, and so nowhere else.
+            return Ok(());
+        }
         match self.attacher.attach(point) {
             Ok(()) => {
                 self.metrics.attach_seen(seen.elapsed());
@@ -147,8 +195,23 @@ impl SandboxHooks for KernelHooks {
     }
 
     fn snapshot(&mut self, snapshot: &Arc<Snapshot>) {
-        if !std::mem::replace(&mut self.swept, true) {
+        if !self.swept {
             self.sweep(snapshot);
+            // Once more when it is known whether those that wait for a name are observed.
+            self.swept = snapshot.others().iter().all(|sandbox| sandbox.attach_points.is_empty());
+        }
+        if let Some(interfaces) = &mut self.interfaces {
+            let attacher = &mut self.attacher;
+            let let_go = interfaces.settle(snapshot, |sandbox| {
+                sandbox.attach_points.iter().for_each(|point| attacher.detach(point.cgroup_id));
+            });
+            for point in let_go.iter().flat_map(|sandbox| &sandbox.attach_points) {
+                // What goes wrong is logged, counted and in the probe's state.
+                let _ = self.attach(point, Instant::now());
+            }
+        }
+        if self.attacher.has_met_processes() && self.pins.accounting() == Accounting::Sockets {
+            self.adopt();
         }
         self.remember(snapshot);
         self.tell_state();

@@ -1,23 +1,88 @@
-//! Giving back what ended, off the scrape's path: slots of the edge table, names, sandboxes.
+//! What is done to the edge table off the scrape's path: closing slots whose peer is another one now, giving back what
+//! ended.
 
 use std::{
     io,
     sync::{
         Arc,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use tracing::{debug, warn};
 
-use super::hooks::SharedNames;
-use crate::{kernel::EdgeTable, sandbox::Discovery, traffic::Retirement};
+use super::{follow::Follower, hooks::SharedNames};
+use crate::{
+    clock,
+    identity::Snapshot,
+    kernel::{Closing, EdgeTable, Leaving, Slot},
+    sandbox::Discovery,
+    traffic::{Decider, Retirement, Task, Urgent, Waiting},
+};
 
-/// A thread that takes back what scrapes have shown for the last time. It ends when every sender is gone.
+/// How soon slots are looked at again after somebody has told of peers beyond this node.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Where tasks are put, before there is somebody who does them.
+pub(super) struct Inbox {
+    sender: Sender<Task>,
+    receiver: Receiver<Task>,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        let (sender, receiver) = channel();
+        Self { sender, receiver }
+    }
+
+    /// Who tells of pods that come and go.
+    pub(super) fn notice(&self) -> Notice {
+        Notice { tasks: self.sender.clone(), last: Arc::default() }
+    }
+
+    /// Where the scrape puts what it has shown for the last time.
+    pub(super) fn sender(&self) -> Sender<Task> {
+        self.sender.clone()
+    }
+}
+
+/// Tells of every new snapshot, and of pods that have gone since the last one: they do not have their addresses any more,
+/// and other pods may have them before the next one.
+pub(super) struct Notice {
+    tasks: Sender<Task>,
+    last: Arc<Snapshot>,
+}
+
+impl Follower for Notice {
+    fn removed(&mut self, path: &str) {
+        if let Some(cgroup) = self.last.ends_with(path) {
+            // Nobody listens when the agent ends.
+            let _ = self.tasks.send(Task::Urgent(Urgent::Gone { cgroup, at: clock::monotonic() }));
+        }
+    }
+
+    fn snapshot(&mut self, snapshot: &Arc<Snapshot>) {
+        self.last = Arc::clone(snapshot);
+        let _ = self.tasks.send(Task::Urgent(Urgent::Look(Arc::clone(snapshot))));
+    }
+}
+
+/// A thread that does the tasks. It ends when this is dropped.
 pub(super) struct Housekeeping {
-    sender: Option<Sender<Retirement>>,
+    sender: Sender<Task>,
     thread: Option<JoinHandle<()>>,
+}
+
+struct Keeper {
+    table: Arc<EdgeTable>,
+    decider: Arc<Decider>,
+    names: SharedNames,
+    discovery: Arc<Discovery>,
+    tasks: Receiver<Task>,
+    waiting: Waiting,
+    closing: Closing,
 }
 
 impl Housekeeping {
@@ -25,41 +90,121 @@ impl Housekeeping {
     ///
     /// # Errors
     /// When the thread cannot be made.
-    pub(super) fn start(table: Arc<EdgeTable>, names: SharedNames, discovery: Arc<Discovery>) -> io::Result<Self> {
-        let (sender, receiver) = channel();
-        let thread = std::thread::Builder::new()
-            .name("housekeeping".into())
-            .spawn(move || work(&receiver, &table, &names, &discovery))?;
-        Ok(Self { sender: Some(sender), thread: Some(thread) })
-    }
-
-    /// Where the scrape puts what it has shown for the last time.
-    pub(super) fn sender(&self) -> Sender<Retirement> {
-        self.sender.clone().unwrap_or_else(|| channel().0)
+    pub(super) fn start(
+        inbox: Inbox,
+        table: Arc<EdgeTable>,
+        decider: Arc<Decider>,
+        names: SharedNames,
+        discovery: Arc<Discovery>,
+    ) -> io::Result<Self> {
+        let Inbox { sender, receiver } = inbox;
+        let (waiting, closing) = (Waiting::default(), Closing::default());
+        let keeper = Keeper { table, decider, names, discovery, tasks: receiver, waiting, closing };
+        let thread = std::thread::Builder::new().name("housekeeping".into()).spawn(move || keeper.work())?;
+        Ok(Self { sender, thread: Some(thread) })
     }
 }
 
-fn work(receiver: &Receiver<Retirement>, table: &EdgeTable, names: &SharedNames, discovery: &Discovery) {
-    while let Ok(retirement) = receiver.recv() {
+impl Keeper {
+    fn work(mut self) {
+        loop {
+            self.take_in();
+            match self.waiting.take() {
+                Some(Task::Urgent(urgent)) => {
+                    self.act(urgent);
+                    self.act_on_all();
+                }
+                Some(Task::Retire(retirement)) => self.retire(retirement),
+                Some(Task::Stop) => return,
+                None => {
+                    // A book that is written at every moment must not keep this thread busy.
+                    let next = match self.decider.peers() {
+                        Some(_) => self.tasks.recv_timeout(AGAIN),
+                        None => self.tasks.recv().map_err(Into::into),
+                    };
+                    match next {
+                        Ok(task) => self.waiting.put(task),
+                        Err(RecvTimeoutError::Timeout) => {
+                            let lost = self.decider.look_again();
+                            self.close(&lost);
+                            self.act_on_all();
+                        }
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// All that has come meanwhile.
+    fn take_in(&mut self) {
+        while let Ok(task) = self.tasks.try_recv() {
+            self.waiting.put(task);
+        }
+    }
+
+    /// Does what is urgent: slots are closed at once.
+    fn act(&mut self, urgent: Urgent) {
+        let slots = match urgent {
+            Urgent::Look(snapshot) => self.decider.look(&snapshot),
+            Urgent::Gone { cgroup, at } => self.decider.gone(cgroup, at),
+            Urgent::Close(slots) => slots,
+        };
+        self.close(&slots);
+    }
+
+    /// Does all that is urgent by now, and what waits for programs of the kernel behind it.
+    fn act_on_all(&mut self) {
+        loop {
+            self.take_in();
+            match self.waiting.urgent() {
+                Some(urgent) => self.act(urgent),
+                None if self.table.finish_closing(&mut self.closing) => {}
+                None => return,
+            }
+        }
+    }
+
+    fn close(&mut self, slots: &[(Slot, Leaving)]) {
+        match self.table.close(slots, &mut self.closing) {
+            Ok(0) => {}
+            Ok(closed) => debug!(slots = closed, "closed slots whose peer is another one now"),
+            Err(error) => warn!("slots stay open although their peer is another one now: {error}"),
+        }
+    }
+
+    /// Gives back, which waits for programs of the kernel again and again. What is urgent is done in between.
+    fn retire(&mut self, retirement: Retirement) {
+        let table = Arc::clone(&self.table);
         // Slots before names before sandboxes: what still has counters still has a name.
-        let outcome = table.retire(&retirement.slots).and_then(|()| table.fold(&retirement.fold));
+        let outcome = table
+            .merge(&retirement.goes_on.merge, &mut || self.act_on_all())
+            .and_then(|()| table.adopt(&retirement.goes_on.adopt))
+            .and_then(|()| table.retire(&retirement.slots, &mut || self.act_on_all()))
+            .and_then(|()| table.fold(&retirement.fold, &mut || self.act_on_all()));
         if let Err(error) = outcome {
             warn!("slots of the edge table stay taken: {error}");
-            continue;
+            return;
         }
-        let mut names = names.lock();
-        retirement.cgroups.iter().for_each(|cgroup| names.forget(*cgroup));
+        debug!(
+            slots = retirement.slots.len(),
+            merged = retirement.goes_on.merge.len(),
+            adopted = retirement.goes_on.adopt.len(),
+            sandboxes = retirement.sandboxes.len(),
+            "gave back what ended"
+        );
+        let (sandboxes, cgroups) = retirement.settled(&self.table.cgroups().collect());
+        let mut names = self.names.lock();
+        cgroups.iter().for_each(|cgroup| names.forget(*cgroup));
         drop(names);
-        debug!(slots = retirement.slots.len(), sandboxes = retirement.sandboxes.len(), "gave back what ended");
-        discovery.release(retirement.sandboxes);
+        self.discovery.release(sandboxes);
     }
 }
 
 impl Drop for Housekeeping {
     fn drop(&mut self) {
-        self.sender = None;
-        // The traffic collector has another sender, and goes with the registry; what waits then is found again by the
-        // next agent.
+        // What waits then is found again by the next agent. The thread holds what it works on, so it is not waited for.
+        let _ = self.sender.send(Task::Stop);
         drop(self.thread.take());
     }
 }

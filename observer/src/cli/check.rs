@@ -5,14 +5,17 @@ use std::process::ExitCode;
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 
+use super::check_sources;
 use crate::{
-    config::PathOptions,
+    config::{PathOptions, SourceOptions},
     kernel::check::{Check, Facts, State, can_run, judge},
 };
 
 /// Options of `observer check`.
 #[derive(Debug, Args)]
 pub struct CheckOptions {
+    #[command(flatten)]
+    sources: SourceOptions,
     #[command(flatten)]
     paths: PathOptions,
 }
@@ -23,7 +26,8 @@ pub struct CheckOptions {
 /// None; what is wrong is what it prints.
 pub(super) fn run(options: &CheckOptions) -> anyhow::Result<ExitCode> {
     let paths = &options.paths;
-    let checks = judge(&Facts::gather(&paths.procfs, &paths.cgroupfs, &paths.bpffs));
+    let mut checks = judge(&Facts::gather(&paths.procfs, &paths.cgroupfs, &paths.bpffs));
+    checks.extend(check_sources::judge(&check_sources::Facts::gather(&options.sources)));
     println!("{}", table(&checks));
     let runs = can_run(&checks);
     if runs {

@@ -1,17 +1,23 @@
 //! The command line: one file for each subcommand.
 
 mod check;
+mod check_sources;
 pub mod logging;
 mod metrics;
 mod pods;
+mod resolver;
 mod run;
+mod shares;
 mod uninstall;
 
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, RunOptions};
+use crate::{
+    config::{self, RunOptions},
+    resolver::ResolverOptions,
+};
 
 /// Sees what the containers of this node's pods say to each other, over localhost too, and what they use.
 ///
@@ -28,7 +34,10 @@ First steps:
   observer check                     what this kernel and these permissions allow
   observer pods                      the pods that are seen, as a tree
   observer run                       serve http://localhost:10836/metrics
-  observer metrics                   every metric family, with labels and meaning"
+  observer metrics                   every metric family, with labels and meaning
+
+For clusters of hundreds of nodes:
+  observer resolver                  watch the cluster once, for all agents"
 )]
 pub struct Cli {
     /// What to do.
@@ -50,9 +59,26 @@ Needs root, or the capabilities that `observer check` lists.
 The kernel goes on counting when the agent stops; `observer uninstall` ends that.")]
     Run(Box<RunOptions>),
     /// Show what this kernel and these permissions allow; status 1 when the main job cannot run.
-    Check(check::CheckOptions),
+    Check(Box<check::CheckOptions>),
     /// Show the pods of this node as a tree: containers, cgroups, namespaces, hooks.
-    Pods(pods::PodsOptions),
+    Pods(Box<pods::PodsOptions>),
+    /// Tell agents of large clusters who has which address: watches the cluster once, in place of each agent.
+    #[command(after_help = "\
+Examples:
+  observer resolver
+  observer resolver --resolver.listen-address :10837 --resolver.token-file /etc/observer/token
+  observer resolver --kubernetes https://10.96.0.1:443 --log.level debug
+
+Runs as a Deployment with one replica behind a Service. Agents are told of it:
+  observer run --kubernetes.peers resolver=http://observer-resolver.observer:10837
+
+An agent asks for the addresses alone that its node's pods talk to, and is told when one of them changes hands. No
+agent gets an answer before the resolver's first lists are complete, and then /readyz says ok. While it is away agents
+go on with what they know; addresses that are new to them are peer_kind=\"other\".
+
+Needs list and watch for pods, services, nodes and endpointslices.discovery.k8s.io, and get for replicasets.apps and
+jobs.batch, in the whole cluster. No capabilities, nothing of the host.")]
+    Resolver(Box<ResolverOptions>),
     /// Remove every program and counter that the agent left in the kernel.
     Uninstall(uninstall::UninstallOptions),
     /// List every metric family that the agent can expose.
@@ -69,6 +95,7 @@ pub fn main(arguments: &[OsString]) -> anyhow::Result<ExitCode> {
         Command::Run(options) => run::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Pods(options) => pods::run(&options),
+        Command::Resolver(options) => resolver::run(&options),
         Command::Uninstall(options) => uninstall::run(&options),
         Command::Metrics(options) => metrics::run(&options),
     }
@@ -87,6 +114,9 @@ fn parse(arguments: &[OsString]) -> anyhow::Result<Cli> {
     let (head, tail) = arguments.split_at(arguments.len().min(2));
     Ok(Cli::parse_from(head.iter().chain(&from_file).chain(tail)))
 }
+
+#[cfg(test)]
+mod manifest_tests;
 
 #[cfg(test)]
 mod tests {

@@ -3,8 +3,11 @@
 //! [`RunOptions`] is the one definition of every option. The configuration file is turned into the same
 //! arguments ([`file`]), placed before those of the command line, so that the command line wins.
 
+mod api_server;
+mod dns;
 pub mod file;
 mod nearest;
+mod sources;
 mod values;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -12,7 +15,18 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, ValueEnum};
 use observer_common::abi::DEFAULT_EDGES;
 
-use crate::traffic::PeerDetail;
+pub(crate) use self::values::listen_address;
+pub use self::{
+    api_server::ApiServerOptions,
+    dns::{DnsOptions, DnsPorts},
+    sources::SourceOptions,
+};
+use crate::{
+    identity::{NameSet, Selection, Selector},
+    kernel::Accounting,
+    sandbox::{DEFAULT_HANDLERS, Handlers},
+    traffic::{Limits, PeerDetail},
+};
 
 /// The port of the agent's web side, when none is given.
 pub const DEFAULT_PORT: u16 = 10836;
@@ -21,7 +35,7 @@ pub const DEFAULT_PORT: u16 = 10836;
 #[derive(Debug, Clone, Args)]
 #[command(args_override_self = true)]
 pub struct RunOptions {
-    /// How finely a pod at the other side is named: by its workload, or by its own name too.
+    /// How finely a pod at the other side is named: by its workload, by its own name too, or by its namespace alone.
     ///
     /// With `pod` every replica has series of its own.
     #[arg(
@@ -41,6 +55,9 @@ pub struct RunOptions {
     /// Where the host's file systems are.
     #[command(flatten)]
     pub paths: PathOptions,
+    /// What is read of DNS.
+    #[command(flatten)]
+    pub dns: DnsOptions,
     /// What is logged and how.
     #[command(flatten)]
     pub log: LogOptions,
@@ -50,9 +67,24 @@ pub struct RunOptions {
     /// tells their names.
     #[arg(long = "pods.file", value_name = "FILE", help_heading = "Pods")]
     pub pods_file: Option<PathBuf>,
-    /// The name of this node [default: $NODE_NAME, then the host's name].
-    #[arg(long = "node.name", value_name = "NAME", env = "NODE_NAME", hide_env = true, help_heading = "Pods")]
-    node_name: Option<String>,
+    /// Namespaces whose pods are observed, like `shop,bank`; all when there is none.
+    ///
+    /// With any of the four options that select, programs are attached to a pod when its name, labels and annotations are
+    /// known, not before its first packet. One that nobody names within two seconds counts as without any of them.
+    #[arg(long = "pods.namespaces", value_name = "NAMES", default_value = "", help_heading = "Pods")]
+    pods_namespaces: NameSet,
+    /// Namespaces whose pods are not observed.
+    #[arg(long = "pods.exclude-namespaces", value_name = "NAMES", default_value = "", help_heading = "Pods")]
+    pods_exclude_namespaces: NameSet,
+    /// Pods with these labels are observed, like `app=web,env in (prod,test),!legacy` (as `kubectl --selector`).
+    #[arg(long = "pods.selector", value_name = "SELECTOR", default_value = "", help_heading = "Pods")]
+    pods_selector: Selector,
+    /// Pods with these annotations are observed; written like a selector of labels.
+    #[arg(long = "pods.annotation-selector", value_name = "SELECTOR", default_value = "", help_heading = "Pods")]
+    pods_annotation_selector: Selector,
+    /// What else names pods.
+    #[command(flatten)]
+    pub sources: SourceOptions,
     /// How many edges (container, peer, port, protocol) are counted one by one; 16 to 1048576.
     ///
     /// What finds no place is counted all the same, folded into one series for each container with
@@ -62,6 +94,59 @@ pub struct RunOptions {
         value_parser = clap::value_parser!(u32).range(16..=1_048_576)
     )]
     pub traffic_edges: u32,
+    /// How traffic is counted: every packet, or the payload of TCP connections by their sockets, at the least overhead.
+    ///
+    /// With `sockets` no program runs for a packet. Shown are the payload of TCP (observer_tcp_payload_bytes_total) and all
+    /// that is told of TCP connections; packets, bytes at IP level, UDP, ICMP, every other protocol and DNS are not counted,
+    /// and their series are absent. A node's counters begin anew when this is changed.
+    #[arg(
+        long = "traffic.accounting", value_name = "MODE", value_enum, default_value_t = AccountingOption::Packets,
+        help_heading = "Traffic"
+    )]
+    accounting: AccountingOption,
+    /// Count what containers say to each other over Unix sockets (kernel 6.3 and later).
+    ///
+    /// A program then runs at each send and receive of every socket of the node, and ends at once where that is no Unix
+    /// socket. Requests and responses over TCP and UDP pay for it, too: docs/benchmarks.md has what was measured.
+    #[arg(long = "traffic.unix-sockets", help_heading = "Traffic")]
+    pub unix_sockets: bool,
+    /// Runtime handlers and classes whose pods are counted at the host's end of their network interface: names, or parts of
+    /// them (`kata` is in `kata-qemu`); none when empty.
+    /// Packets of these meet no socket of the host. Such a pod is counted as a whole, without its containers and without what
+    /// they say to each other over localhost.
+    #[arg(
+        long = "traffic.interface-handlers", value_name = "NAMES", default_value = DEFAULT_HANDLERS,
+        help_heading = "Traffic"
+    )]
+    pub interface_handlers: Handlers,
+    /// Measure how long threads of containers wait for a CPU.
+    ///
+    /// A program then runs at each switch from one thread to another on the node.
+    #[arg(long = "resources.runqueue", help_heading = "Resources")]
+    pub runqueue: bool,
+    /// How many series of traffic there are, at most: four for each container, peer, port, protocol and role, and two
+    /// more with TCP, as well as one for each kind of failure or reset that there was.
+    ///
+    /// What goes over is counted all the same, folded into series with peer_kind="other", which are never refused. Who
+    /// came first stays.
+    #[arg(long = "traffic.series", value_name = "N", default_value_t = 20_000, help_heading = "Traffic")]
+    traffic_series: u32,
+    /// How many peers one container's series name, at most; the rest is peer_kind="other".
+    #[arg(long = "traffic.peers-per-container", value_name = "N", default_value_t = 100, help_heading = "Traffic")]
+    traffic_peers: u32,
+    /// How many ports one container's series name, at most, those of servers that it calls and its own each for
+    /// themselves; the rest has an empty port.
+    #[arg(long = "traffic.ports-per-container", value_name = "N", default_value_t = 100, help_heading = "Traffic")]
+    traffic_ports: u32,
+}
+
+/// Values of `--traffic.accounting`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AccountingOption {
+    /// Every packet of every protocol, at IP level.
+    Packets,
+    /// TCP payload from the sockets' own counters.
+    Sockets,
 }
 
 /// Values of `--traffic.peer-detail`.
@@ -71,6 +156,8 @@ enum PeerDetailOption {
     Workload,
     /// peer_workload and peer_pod.
     Pod,
+    /// peer_namespace alone.
+    Namespace,
 }
 
 impl RunOptions {
@@ -80,16 +167,44 @@ impl RunOptions {
         match self.peer_detail {
             PeerDetailOption::Workload => PeerDetail::Workload,
             PeerDetailOption::Pod => PeerDetail::Pod,
+            PeerDetailOption::Namespace => PeerDetail::Namespace,
         }
     }
 
-    /// The node's name: the option or `NODE_NAME`, unless empty; else the host's name; else empty.
+    /// How traffic is counted.
+    #[must_use]
+    pub const fn accounting(&self) -> Accounting {
+        match self.accounting {
+            AccountingOption::Packets => Accounting::Packets,
+            AccountingOption::Sockets => Accounting::Sockets,
+        }
+    }
+
+    /// Which pods are observed.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
+        Selection {
+            namespaces: self.pods_namespaces.clone(),
+            exclude_namespaces: self.pods_exclude_namespaces.clone(),
+            labels: self.pods_selector.clone(),
+            annotations: self.pods_annotation_selector.clone(),
+        }
+    }
+
+    /// How many series there may be.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        Limits {
+            series: self.traffic_series as u64,
+            peers_per_container: self.traffic_peers as usize,
+            ports_per_container: self.traffic_ports as usize,
+        }
+    }
+
+    /// See [`SourceOptions::node_name`].
     #[must_use]
     pub fn node_name(&self) -> String {
-        match self.node_name.as_deref().map(str::trim) {
-            Some(name) if !name.is_empty() => name.to_owned(),
-            _ => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        }
+        self.sources.node_name()
     }
 }
 

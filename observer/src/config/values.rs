@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
+use crate::metrics::compat::{CADVISOR_PATH, RESOURCE_PATH};
+
 /// Paths that the web side needs for itself.
-const RESERVED_PATHS: [&str; 3] = ["/", "/healthz", "/readyz"];
+const RESERVED_PATHS: [&str; 5] = ["/", "/healthz", "/readyz", CADVISOR_PATH, RESOURCE_PATH];
 
 /// Parses `IP:PORT`, `[IPv6]:PORT` or `:PORT`.
-pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
     full.parse()
         .map_err(|_| "not an IP address with a port; write it like 127.0.0.1:10836, [::1]:10836 or :10836".to_owned())
@@ -43,7 +45,20 @@ mod tests {
     #[test]
     fn paths() {
         assert_eq!(telemetry_path("/a/b-c").unwrap(), "/a/b-c");
-        for bad in ["", "metrics", "/", "/healthz", "/readyz", "/{x}", "/a b", "/*", "/é", "/?x"] {
+        for bad in [
+            "",
+            "metrics",
+            "/",
+            "/healthz",
+            "/readyz",
+            "/metrics/cadvisor",
+            "/metrics/resource",
+            "/{x}",
+            "/a b",
+            "/*",
+            "/é",
+            "/?x",
+        ] {
             assert!(telemetry_path(bad).is_err(), "{bad}");
         }
     }

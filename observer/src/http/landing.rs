@@ -50,14 +50,14 @@ nav a{margin-right:1.2rem}\
 .ok{color:#2a8a3e}.unsupported{color:#b07a00}.failed{color:#d03030;font-weight:600}";
 
 /// The whole page. Everything from outside is escaped.
-pub(super) fn page(status: &Status, telemetry_path: &str, waiting: &[&str]) -> String {
+pub(super) fn page(status: &Status, paths: &[&str], waiting: &[&str]) -> String {
     let mut out = String::with_capacity(4096);
     // Writing to a String cannot fail.
-    let _ = write_page(&mut out, status, telemetry_path, waiting);
+    let _ = write_page(&mut out, status, paths, waiting);
     out
 }
 
-fn write_page(out: &mut String, status: &Status, telemetry_path: &str, waiting: &[&str]) -> fmt::Result {
+fn write_page(out: &mut String, status: &Status, paths: &[&str], waiting: &[&str]) -> fmt::Result {
     let Status { version, node, probes, pods } = status;
     write!(
         out,
@@ -66,12 +66,15 @@ fn write_page(out: &mut String, status: &Status, telemetry_path: &str, waiting: 
          <style>{STYLE}</style></head><body><h1>observer</h1>\
          <p>What the containers of this node's pods say to each other, over localhost too, and what they use.</p>\
          <p>Node <b>{node}</b>, version {version}, {ready}.</p>\
-         <nav><a href=\"{path}\">{path}</a><a href=\"/healthz\">/healthz</a><a href=\"/readyz\">/readyz</a></nav>",
+         <nav>",
         node = Escaped(node),
         version = Escaped(version),
         ready = if waiting.is_empty() { "ready".to_owned() } else { format!("not ready: {}", waiting.join("; ")) },
-        path = Escaped(telemetry_path),
     )?;
+    for path in paths.iter().chain(&["/healthz", "/readyz"]) {
+        write!(out, "<a href=\"{0}\">{0}</a>", Escaped(path))?;
+    }
+    out.write_str("</nav>")?;
     out.write_str("<h2>Probes</h2>")?;
     if probes.is_empty() {
         out.write_str("<p>None has told its state yet.</p>")?;
@@ -132,7 +135,7 @@ mod tests {
             probes: vec![ProbeLine { name: evil.clone(), state: evil.clone(), reason: evil.clone() }],
             pods: vec![PodLine { namespace: evil.clone(), name: evil.clone(), containers: vec![evil.clone()] }],
         };
-        let page = page(&status, "/metrics", &[]);
+        let page = page(&status, &["/metrics"], &[]);
         assert!(!page.contains("<script") && !page.contains("\"'>"), "{page}");
         assert_eq!(page.matches("&lt;script&gt;").count(), 10);
     }
@@ -140,8 +143,8 @@ mod tests {
     #[test]
     fn long_lists_are_cut_and_waiting_is_said() {
         let status = Status { pods: vec![PodLine::default(); MAX_PODS + 7], ..Status::default() };
-        let page = page(&status, "/m", &["no hooks"]);
+        let page = page(&status, &["/m", "/further"], &["no hooks"]);
         assert!(page.contains("and 7 more") && page.contains("Pods (507)") && page.contains("not ready: no hooks"));
-        assert!(page.contains("href=\"/m\""));
+        assert!(page.contains("href=\"/m\"") && page.contains("href=\"/further\""));
     }
 }

@@ -3,6 +3,7 @@
 //! It runs on a thread and runtime of its own ([`Server::start`]), so that neither load in the rest of the agent
 //! nor a slow scrape keeps `/healthz` from answering.
 
+mod body;
 mod connection;
 mod landing;
 mod readiness;

@@ -9,27 +9,46 @@ pub enum Latch {
     Snapshot,
     /// The hooks of the pods that were there at the start are in force.
     Hooks,
+    /// The first lists of the cluster are complete.
+    Cluster,
 }
 
 impl Latch {
-    const ALL: [Self; 2] = [Self::Snapshot, Self::Hooks];
+    /// What an agent waits for.
+    const AGENT: [Self; 2] = [Self::Snapshot, Self::Hooks];
+    const COUNT: usize = 3;
 
     /// Why the agent is not ready while this has not happened.
     const fn reason(self) -> &'static str {
         match self {
             Self::Snapshot => "the pods of this node are not known yet",
             Self::Hooks => "the kernel hooks are not attached yet",
+            Self::Cluster => "the cluster's first lists are not complete yet",
         }
     }
 }
 
 /// The latches. What was set stays set.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Readiness {
-    set: [AtomicBool; Latch::ALL.len()],
+    needed: &'static [Latch],
+    set: [AtomicBool; Latch::COUNT],
+}
+
+impl Default for Readiness {
+    /// An agent's.
+    fn default() -> Self {
+        Self::of(&Latch::AGENT)
+    }
 }
 
 impl Readiness {
+    /// Ready when all of these have happened.
+    #[must_use]
+    pub fn of(needed: &'static [Latch]) -> Self {
+        Self { needed, set: Default::default() }
+    }
+
     /// It happened.
     pub fn set(&self, latch: Latch) {
         self.set[latch as usize].store(true, Ordering::Release);
@@ -39,6 +58,6 @@ impl Readiness {
     #[must_use]
     pub fn reasons(&self) -> Vec<&'static str> {
         let open = |latch: &Latch| !self.set[*latch as usize].load(Ordering::Acquire);
-        Latch::ALL.into_iter().filter(open).map(Latch::reason).collect()
+        self.needed.iter().copied().filter(open).map(Latch::reason).collect()
     }
 }

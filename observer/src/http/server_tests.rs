@@ -11,12 +11,13 @@ use std::{
 use super::*;
 use crate::http::{Latch, PodLine, Readiness, Status};
 
-fn state(scrape: impl Fn() -> anyhow::Result<Vec<u8>> + Send + Sync + 'static) -> WebState {
+fn state(scrape: impl Fn() -> anyhow::Result<Vec<Vec<u8>>> + Send + Sync + 'static) -> WebState {
     let pods = vec![PodLine { namespace: "n".into(), name: "<p>".into(), containers: vec!["c".into()] }];
     let status = Status { version: "1".into(), node: "n1".into(), probes: vec![], pods };
     WebState {
         telemetry_path: "/m".into(),
         scrape: Arc::new(scrape),
+        further: vec![("/m/further", Arc::new(|| Ok(vec![b"y 2\n".to_vec()])))],
         status: Arc::new(move || status.clone()),
         readiness: Arc::new(Readiness::default()),
     }
@@ -40,15 +41,18 @@ fn get(address: SocketAddr, path: &str) -> (u16, String) {
 
 #[test]
 fn every_path_answers() {
-    let state = state(|| Ok(b"x 1\n".to_vec()));
+    let state = state(|| Ok(vec![b"x ".to_vec(), b"1\n".to_vec()]));
     let readiness = Arc::clone(&state.readiness);
     let server = start(state);
     let at = server.address();
     let (status, metrics) = get(at, "/m");
     assert!(status == 200 && metrics.ends_with("\r\n\r\nx 1\n"), "{metrics}");
+    assert!(metrics.contains("content-length: 4\r\n"), "{metrics}");
     assert!(metrics.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{metrics}");
     let (status, page) = get(at, "/");
     assert!(status == 200 && page.contains("text/html") && page.contains("&lt;p&gt;"), "{page}");
+    let (status, further) = get(at, "/m/further");
+    assert!(status == 200 && further.ends_with("\r\n\r\ny 2\n"), "{further}");
     assert_eq!(get(at, "/healthz").0, 200);
     assert_eq!(get(at, "/metrics").0, 404);
     assert_eq!(request(at, "POST", "/m").0, 405);
@@ -70,7 +74,7 @@ fn scrapes_that_fail_or_panic_are_errors_of_that_scrape_only() {
     let server = start(state(move || match calls.fetch_add(1, Ordering::SeqCst) {
         0 => anyhow::bail!("no such map"),
         1 => panic!("on purpose"),
-        _ => Ok(b"x 1\n".to_vec()),
+        _ => Ok(vec![b"x ".to_vec(), b"1\n".to_vec()]),
     }));
     let (status, text) = get(server.address(), "/m");
     assert!(status == 500 && text.contains("no such map"), "{text}");
@@ -109,7 +113,7 @@ fn shutdown_lets_a_running_scrape_end() {
     let server = start(state(move || {
         began_in.store(1, Ordering::SeqCst);
         sleep(Duration::from_millis(200));
-        Ok(b"x 1\n".to_vec())
+        Ok(vec![b"x ".to_vec(), b"1\n".to_vec()])
     }));
     let at = server.address();
     let client = spawn(move || get(at, "/m"));

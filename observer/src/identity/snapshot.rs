@@ -3,19 +3,32 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
-use crate::sandbox::{Container, ContainerKind, Sandbox};
+use crate::{
+    hash::FastMap,
+    sandbox::{Container, ContainerKind, Sandbox},
+};
 
 /// Sandboxes at one moment, with the indices that attribution needs. Never changed once made.
 #[derive(Debug, Default)]
 pub struct Snapshot {
+    /// Those that are observed, then the others.
     sandboxes: Vec<Arc<Sandbox>>,
-    by_cgroup: HashMap<u64, (usize, Option<usize>)>,
-    by_address: HashMap<IpAddr, usize>,
+    observed: usize,
+    by_cgroup: FastMap<u64, (usize, Option<usize>)>,
+    by_address: FastMap<IpAddr, usize>,
+    /// All who have or had an address, of those that more than one had.
+    shared: FastMap<IpAddr, Vec<usize>>,
     node_addresses: HashSet<IpAddr>,
     node_name: String,
+    /// False before the first scan.
+    scanned: bool,
+    number: u64,
 }
 
 /// Whom a cgroup belongs to.
@@ -36,11 +49,28 @@ impl Owner<'_> {
 }
 
 impl Snapshot {
-    /// Builds the indices. Of two live sandboxes with one address the later one wins; a gone one never hides a live one.
+    /// A snapshot of sandboxes that are all observed, as in [`Snapshot::with_others`].
     #[must_use]
     pub fn new(sandboxes: Vec<Arc<Sandbox>>, node_addresses: HashSet<IpAddr>, node_name: String) -> Self {
-        let mut by_cgroup = HashMap::new();
-        let mut by_address = HashMap::new();
+        Self::with_others(sandboxes, Vec::new(), node_addresses, node_name)
+    }
+
+    /// Builds the indices. The `others` are not observed: they are named where they are somebody's peer, and nowhere else.
+    /// One of them that has attach points may still be observed, when more is known of it. Of two live sandboxes with one address one that is observed wins, then the
+    /// later one; a gone one never hides a live one.
+    #[must_use]
+    pub fn with_others(
+        mut sandboxes: Vec<Arc<Sandbox>>,
+        mut others: Vec<Arc<Sandbox>>,
+        node_addresses: HashSet<IpAddr>,
+        node_name: String,
+    ) -> Self {
+        let observed = sandboxes.len();
+        sandboxes.append(&mut others);
+        let mut by_cgroup = FastMap::default();
+        let mut by_address = FastMap::default();
+        let mut shared: FastMap<IpAddr, Vec<usize>> = FastMap::default();
+        let rank = |at: usize| (sandboxes[at].alive, at < observed);
         for (at, sandbox) in sandboxes.iter().enumerate() {
             for id in std::iter::once(sandbox.cgroup_id).chain(sandbox.other_cgroup_ids.iter().copied()) {
                 if id != 0 {
@@ -60,24 +90,101 @@ impl Snapshot {
             }
             if !sandbox.host_network {
                 for address in &sandbox.addresses {
-                    if sandbox.alive || !by_address.contains_key(address) {
+                    if let Some(before) = by_address.get(address) {
+                        shared.entry(*address).or_insert_with(|| vec![*before]).push(at);
+                    }
+                    if by_address.get(address).is_none_or(|before| rank(at) >= rank(*before)) {
                         by_address.insert(*address, at);
                     }
                 }
             }
         }
-        Self { sandboxes, by_cgroup, by_address, node_addresses, node_name }
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        Self { sandboxes, observed, by_cgroup, by_address, shared, node_addresses, node_name, scanned: true, number }
     }
 
-    /// All sandboxes, those included that are gone but not yet scraped for the last time.
+    /// The id of the cgroup at this path, if the sandbox that it belongs to ends with it: its own, that of its pause
+    /// container, or of its only living one.
+    #[must_use]
+    pub fn ends_with(&self, path: &str) -> Option<u64> {
+        let living = |container: &&Container| container.alive && container.cgroup_id != 0;
+        self.sandboxes.iter().filter(|sandbox| sandbox.alive).find_map(|sandbox| {
+            if sandbox.cgroup.as_deref() == Some(path) && sandbox.cgroup_id != 0 {
+                return Some(sandbox.cgroup_id);
+            }
+            let gone = sandbox.containers.iter().filter(living).find(|container| container.cgroup == path)?;
+            let last = gone.kind == ContainerKind::Pause || sandbox.containers.iter().filter(living).count() == 1;
+            last.then_some(gone.cgroup_id)
+        })
+    }
+
+    /// The same snapshot, of which it is known that sandboxes have ended with these cgroups, and when (nanoseconds of
+    /// `CLOCK_MONOTONIC`). Forgets those that nothing follows from any more: the sandbox is not listed, or lives on.
+    #[must_use]
+    pub fn with_ends(&self, ends: &mut HashMap<u64, u64>) -> Self {
+        let mut ended = HashMap::new();
+        for (at, sandbox) in self.sandboxes.iter().enumerate() {
+            let mut own = sandbox.containers.iter().filter(|container| container.alive || !sandbox.alive);
+            let by_container =
+                own.by_ref().filter_map(|container| Some((container.cgroup_id, *ends.get(&container.cgroup_id)?)));
+            let by_pod = ends.get(&sandbox.cgroup_id).map(|until| (sandbox.cgroup_id, *until));
+            for (cgroup, until) in by_container.chain(by_pod) {
+                ended.insert(cgroup, (at, until));
+            }
+        }
+        ends.retain(|cgroup, _| ended.contains_key(cgroup));
+        let mut sandboxes = self.sandboxes.clone();
+        for (at, until) in ended.into_values() {
+            let sandbox = Arc::make_mut(&mut sandboxes[at]);
+            sandbox.until = sandbox.until.min(until);
+        }
+        let others = sandboxes.split_off(self.observed);
+        let number = self.number;
+        Self { number, ..Self::with_others(sandboxes, others, self.node_addresses.clone(), self.node_name.clone()) }
+    }
+
+    /// Tells snapshots apart: no two of this process have the same number, but for the one before the first scan (0).
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// False for the one that stands there before the first scan: it says nothing of what has gone.
+    #[must_use]
+    pub const fn is_scanned(&self) -> bool {
+        self.scanned
+    }
+
+    /// All sandboxes that are observed, those included that are gone but not yet scraped for the last time.
     #[must_use]
     pub fn sandboxes(&self) -> &[Arc<Sandbox>] {
-        &self.sandboxes
+        &self.sandboxes[..self.observed]
     }
 
-    /// Whom the cgroup with this v2 id belongs to.
+    /// Sandboxes that are not observed, or not yet.
+    #[must_use]
+    pub fn others(&self) -> &[Arc<Sandbox>] {
+        &self.sandboxes[self.observed..]
+    }
+
+    /// Whom the cgroup with this v2 id belongs to; `None` when nobody knows, and when it is not observed.
     #[must_use]
     pub fn by_cgroup(&self, id: u64) -> Option<Owner<'_>> {
+        let (at, _) = *self.by_cgroup.get(&id)?;
+        self.peer_by_cgroup(id).filter(|_| at < self.observed)
+    }
+
+    /// True for a cgroup of a sandbox that is not to be observed.
+    #[must_use]
+    pub fn is_left_out(&self, id: u64) -> bool {
+        let Some((at, _)) = self.by_cgroup.get(&id) else { return false };
+        *at >= self.observed && self.sandboxes[*at].attach_points.is_empty()
+    }
+
+    /// Whom the cgroup with this v2 id belongs to, observed or not.
+    #[must_use]
+    pub fn peer_by_cgroup(&self, id: u64) -> Option<Owner<'_>> {
         let (at, container) = *self.by_cgroup.get(&id)?;
         let sandbox = &self.sandboxes[at];
         Some(Owner { sandbox, container: container.map(|index| &sandbox.containers[index]) })
@@ -87,6 +194,19 @@ impl Snapshot {
     #[must_use]
     pub fn by_address(&self, address: IpAddr) -> Option<&Arc<Sandbox>> {
         self.by_address.get(&address).map(|at| &self.sandboxes[*at])
+    }
+
+    /// The pod (never one on the host network) that had this address at a moment, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// Of several one that is observed wins, then the one that came last.
+    #[must_use]
+    pub fn owner_at(&self, address: IpAddr, at: u64) -> Option<&Arc<Sandbox>> {
+        let had = |index: &&usize| (self.sandboxes[**index].since..self.sandboxes[**index].until).contains(&at);
+        let rank = |index: &&usize| (**index < self.observed, self.sandboxes[**index].since, **index);
+        let owner = match self.shared.get(&address) {
+            Some(all) => all.iter().filter(had).max_by_key(rank),
+            None => self.by_address.get(&address).filter(had),
+        };
+        owner.map(|index| &self.sandboxes[*index])
     }
 
     /// True for an address of the node itself.
@@ -99,5 +219,77 @@ impl Snapshot {
     #[must_use]
     pub fn node_name(&self) -> &str {
         &self.node_name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{resources::testing, sandbox::SandboxKey};
+
+    const ADDRESS: [u8; 4] = [10, 88, 0, 5];
+
+    fn pod(life: u64, times: (u64, u64)) -> Sandbox {
+        let mut containers = [("pause", 1), ("app", 2)].map(|(name, number)| {
+            let mut container = testing::container(name, &format!("/pod{life}/{name}"));
+            (container.cgroup_id, container.alive) = (life * 10 + number, times.1 == u64::MAX);
+            container
+        });
+        containers[0].kind = ContainerKind::Pause;
+        Sandbox {
+            key: SandboxKey(life.to_string()),
+            cgroup: Some(format!("/pod{life}")),
+            cgroup_id: life * 10,
+            addresses: vec![ADDRESS.into()],
+            alive: times.1 == u64::MAX,
+            since: times.0,
+            until: times.1,
+            ..testing::sandbox("again", containers.into())
+        }
+    }
+
+    fn snapshot(pods: Vec<Sandbox>) -> Snapshot {
+        Snapshot::new(pods.into_iter().map(Arc::new).collect(), HashSet::new(), String::new())
+    }
+
+    fn owners(snapshot: &Snapshot, moments: [u64; 5]) -> [Option<&str>; 5] {
+        moments.map(|at| snapshot.owner_at(ADDRESS.into(), at).map(|sandbox| sandbox.key.0.as_str()))
+    }
+
+    #[test]
+    fn an_address_belongs_to_whom_it_belonged_then() {
+        let moments = [9, 10, 19, 20, 30];
+        let one = snapshot(vec![pod(1, (10, 20))]);
+        assert_eq!(owners(&one, moments), [None, Some("1"), Some("1"), None, None]);
+        let two = snapshot(vec![pod(1, (10, 20)), pod(2, (25, u64::MAX))]);
+        assert_eq!(owners(&two, moments), [None, Some("1"), Some("1"), None, Some("2")]);
+        let both = snapshot(vec![pod(2, (20, u64::MAX)), pod(1, (10, u64::MAX))]);
+        assert_eq!(owners(&both, moments), [None, Some("1"), Some("1"), Some("2"), Some("2")], "the last to come");
+        assert!(two.number() < both.number());
+    }
+
+    #[test]
+    fn a_sandbox_ends_with_its_pause_container_its_last_one_or_its_own_cgroup() {
+        let mut pods = vec![pod(1, (10, u64::MAX)), pod(2, (10, 20))];
+        let two = snapshot(pods.clone());
+        let ends = ["/pod1/pause", "/pod1", "/pod1/app", "/pod2/pause", "/pod3"].map(|path| two.ends_with(path));
+        assert_eq!(ends, [Some(11), Some(10), None, None, None]);
+        pods[0].containers[0].alive = false;
+        assert_eq!(snapshot(pods).ends_with("/pod1/app"), Some(12), "its last one");
+    }
+
+    #[test]
+    fn an_end_that_is_known_holds_until_the_sandbox_lives_again() {
+        let moments = [10, 14, 15, 19, 20];
+        let mut ends = HashMap::from([(11, 15), (777, 3)]);
+        let ended = snapshot(vec![pod(1, (10, u64::MAX))]).with_ends(&mut ends);
+        assert_eq!(owners(&ended, moments), [Some("1"), Some("1"), None, None, None]);
+        assert_eq!(ends, HashMap::from([(11, 15)]), "nobody has the other cgroup");
+        let gone = snapshot(vec![pod(1, (10, 20))]).with_ends(&mut ends);
+        assert_eq!(owners(&gone, moments), [Some("1"), Some("1"), None, None, None], "the scan saw it later");
+        let mut again = pod(1, (10, u64::MAX));
+        again.containers[0].alive = false;
+        let again = snapshot(vec![again]).with_ends(&mut ends);
+        assert_eq!((owners(&again, moments)[4], ends.len()), (Some("1"), 0), "another pause container");
     }
 }

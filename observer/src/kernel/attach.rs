@@ -3,18 +3,20 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf,
+    maps::{HashMap, MapData},
     programs::{CgroupAttachMode, CgroupSkbAttachType, ProgramError, ProgramFd, links::FdLink},
 };
 use observer_common::abi;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
+    Accounting,
     load::{LoadError, program},
     pins::Pins,
     sys,
@@ -36,6 +38,9 @@ pub struct Attacher {
     ebpf: Ebpf,
     hooks: Vec<Hook>,
     links: PathBuf,
+    observed: HashMap<MapData, u64, u8>,
+    /// A cgroup that was new here had processes already: they may have sockets.
+    met_processes: bool,
 }
 
 /// Why a cgroup could not be attached to.
@@ -84,19 +89,21 @@ fn hint(error: &io::Error) -> &'static str {
 
 impl Attacher {
     /// Takes the loaded programs over.
-    pub(super) fn new(ebpf: Ebpf, pins: &Pins) -> Result<Self, LoadError> {
+    pub(super) fn new(ebpf: Ebpf, pins: &Pins, observed: HashMap<MapData, u64, u8>) -> Result<Self, LoadError> {
         let mut ebpf = ebpf;
         let mut hooks = Vec::new();
-        for (name, direction, attach_type) in [
+        let packets = [
             (abi::programs::INGRESS, "ingress", CgroupSkbAttachType::Ingress),
             (abi::programs::EGRESS, "egress", CgroupSkbAttachType::Egress),
-        ] {
+        ];
+        // Without them a cgroup is observed all the same: the programs that see sockets ask for it.
+        for (name, direction, attach_type) in packets.into_iter().filter(|_| pins.accounting() == Accounting::Packets) {
             let refused = |source| LoadError::Program { name, source };
             let fd = program(&mut ebpf, name)?.fd().map_err(refused)?.try_clone();
             let fd = fd.map_err(|source| refused(source.into()))?;
             hooks.push(Hook { name, direction, attach_type, fd });
         }
-        Ok(Self { ebpf, hooks, links: pins.links() })
+        Ok(Self { ebpf, hooks, links: pins.links(), observed, met_processes: false })
     }
 
     fn pin(&self, cgroup_id: u64, direction: &str) -> PathBuf {
@@ -110,10 +117,26 @@ impl Attacher {
     ///
     /// See [`AttachError`]. What was attached before the error stays.
     pub fn attach(&mut self, point: &AttachPoint) -> Result<(), AttachError> {
+        let is_new = self.observed.get(&point.cgroup_id, 0).is_err();
+        self.met_processes |= is_new && has_processes(&point.path);
+        // First, so that no connection is before it.
+        if let Err(error) = self.observed.insert(point.cgroup_id, 1, 0) {
+            // Its packets are counted all the same.
+            let cgroup = point.path.display();
+            warn!("TCP connections of {cgroup} whose edge cannot be told are not counted: {error}");
+        }
+        let attached = self.attach_hooks(point);
+        if attached.is_err() {
+            let _ = self.observed.remove(&point.cgroup_id);
+        }
+        attached
+    }
+
+    fn attach_hooks(&mut self, point: &AttachPoint) -> Result<(), AttachError> {
         let mut cgroup = None;
         for hook in &self.hooks {
             let path = self.pin(point.cgroup_id, hook.direction);
-            if take_over(&path, hook) {
+            if sys::take_over(&path, hook.fd.as_fd()) {
                 continue;
             }
             let cgroup = match &cgroup {
@@ -134,13 +157,32 @@ impl Attacher {
         Ok(())
     }
 
+    /// Whether since the last question cgroups were attached to that had processes before.
+    pub fn has_met_processes(&mut self) -> bool {
+        std::mem::take(&mut self.met_processes)
+    }
+
+    /// The cgroups that are observed, those of an earlier agent included.
+    #[must_use]
+    pub fn observed(&self) -> Vec<u64> {
+        self.observed.keys().filter_map(Result::ok).collect()
+    }
+
     /// Gives up the links of a cgroup; the kernel detaches what nobody holds.
     pub fn detach(&mut self, cgroup_id: u64) {
         for hook in &self.hooks {
             let _ = std::fs::remove_file(self.pin(cgroup_id, hook.direction));
         }
+        // One that is not there found no place.
+        let _ = self.observed.remove(&cgroup_id);
         debug!(id = cgroup_id, "detached");
     }
+}
+
+/// True when there may be processes in a cgroup or below it (`populated` of `cgroup.events`).
+fn has_processes(cgroup: &Path) -> bool {
+    std::fs::read_to_string(cgroup.join("cgroup.events"))
+        .map_or(true, |events| !events.lines().any(|line| line == "populated 0"))
 }
 
 /// Makes the link that attaches a program to a cgroup.
@@ -150,16 +192,6 @@ fn link(ebpf: &mut Ebpf, hook: &Hook, cgroup: &File) -> io::Result<FdLink> {
     let id = program.attach(cgroup, hook.attach_type, CgroupAttachMode::Single).map_err(io_error)?;
     let link = program.take_link(id).map_err(io_error)?;
     FdLink::try_from(link).map_err(io::Error::other)
-}
-
-/// Puts the new program into a link that is pinned already. False when there is none, or its cgroup is gone.
-fn take_over(path: &Path, hook: &Hook) -> bool {
-    let Ok(link) = sys::obj_get(path) else { return false };
-    let replaced: io::Result<()> = sys::link_update(OwnedFd::as_fd(&link), hook.fd.as_fd());
-    if replaced.is_err() {
-        let _ = std::fs::remove_file(path);
-    }
-    replaced.is_ok()
 }
 
 fn io_error(error: ProgramError) -> io::Error {

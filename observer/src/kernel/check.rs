@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{load::Kernel, pins};
+use super::{
+    interface::{InterfaceHooks, Way},
+    load::Kernel,
+    pins,
+};
 
 /// How a requirement stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,8 @@ pub struct Facts {
     pub cgroup_v2: Option<PathBuf>,
     /// The cgroup mode in words.
     pub cgroup_mode: String,
+    /// There is a cgroup tree of some kind.
+    pub has_cgroups: bool,
     /// The path of `--path.bpffs`, and whether a BPF filesystem is there.
     pub bpffs: (PathBuf, bool),
     /// The kernel's own type information is readable.
@@ -63,6 +69,10 @@ pub struct Facts {
     pub network_controllers: bool,
     /// What loading the programs said.
     pub load: Result<(), String>,
+    /// What loading the programs for interfaces said: how they are attached, or why not.
+    pub interface: Result<&'static str, String>,
+    /// This process is in the node's network namespace, as far as that can be told.
+    pub node_network: bool,
 }
 
 /// Capabilities of include/uapi/linux/capability.h.
@@ -84,6 +94,7 @@ impl Facts {
             release: rustix::system::uname().release().to_string_lossy().into_owned(),
             capabilities: status.ok().map(|status| status.capeff),
             cgroup_v2: hierarchies.as_ref().ok().and_then(|found| found.v2()).map(Path::to_owned),
+            has_cgroups: hierarchies.is_ok(),
             cgroup_mode: hierarchies.as_ref().map_or_else(ToString::to_string, |found| found.mode().to_string()),
             bpffs: (bpffs.to_owned(), pins::is_bpffs(bpffs)),
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
@@ -91,6 +102,8 @@ impl Facts {
             network_controllers: hierarchies
                 .is_ok_and(|found| found.v1("net_cls").is_some() || found.v1("net_prio").is_some()),
             load: Kernel::probe().map_err(|error| error.to_string()),
+            interface: InterfaceHooks::probe().map(Way::as_str).map_err(|error| error.to_string()),
+            node_network: node_network(procfs),
         }
     }
 
@@ -108,6 +121,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         cgroup(facts),
         bpffs(facts),
         programs(facts),
+        interface(facts),
         node_namespace(facts),
         network_controllers(facts),
         btf(facts),
@@ -165,10 +179,17 @@ fn cgroup(facts: &Facts) -> Check {
         Some(path) => format!("{} at {}", facts.cgroup_mode, path.display()),
         None => facts.cgroup_mode.clone(),
     };
+    let state = match (&facts.cgroup_v2, &facts.interface) {
+        (Some(_), _) => State::Ok,
+        // Pods are counted at their interfaces, as a whole.
+        (None, Ok(_)) if facts.has_cgroups => State::Degraded,
+        (None, _) => State::Missing,
+    };
     line(
         "cgroup v2 tree",
-        "programs are attached to the cgroups of pods there; a hybrid host's unified tree is enough",
-        if facts.cgroup_v2.is_some() { State::Ok } else { State::Missing },
+        "programs are attached to the cgroups of pods there; a hybrid host's unified tree is enough. Without, pods are \
+         counted at their interfaces: no containers, no localhost",
+        state,
         found,
         "mount it (`mount -t cgroup2 none /sys/fs/cgroup/unified`), or name the mount with --path.cgroupfs; in a \
          container mount the host's /sys/fs/cgroup",
@@ -198,6 +219,27 @@ fn programs(facts: &Facts) -> Check {
         Err(error) => (State::Missing, error.lines().next().unwrap_or_default().to_owned()),
     };
     line("kernel programs", "they count", state, found, "see the message; `--log.level debug` shows the verifier's log")
+}
+
+fn interface(facts: &Facts) -> Check {
+    let (state, found) = match &facts.interface {
+        Ok(way) if facts.node_network => (State::Ok, format!("verified and loaded, by {way}")),
+        Ok(_) => (State::Degraded, "verified and loaded, but this is not the node's network".to_owned()),
+        Err(error) => (State::Degraded, error.lines().next().unwrap_or_default().to_owned()),
+    };
+    line(
+        "interface hook",
+        "counting pods whose packets meet no socket of the host (gVisor, Kata)",
+        state,
+        found,
+        "run on the node's network (hostNetwork) with CAP_NET_ADMIN; other pods are counted without",
+    )
+}
+
+/// Whether this process and the node's first one have one network. True where that may not be looked at.
+fn node_network(procfs: &Path) -> bool {
+    let of = |path: PathBuf| std::fs::read_link(path).ok();
+    of(procfs.join("1/ns/net")).is_none_or(|node| of("/proc/self/ns/net".into()).is_none_or(|own| own == node))
 }
 
 fn node_namespace(facts: &Facts) -> Check {
@@ -232,10 +274,10 @@ fn network_controllers(facts: &Facts) -> Check {
 fn btf(facts: &Facts) -> Check {
     line(
         "BTF",
-        "readable program names and line numbers in the kernel's own tools",
+        "finding the kernel's own fields: what the probes beside the traffic need (OOM kills)",
         if facts.btf { State::Ok } else { State::Degraded },
         if facts.btf { "/sys/kernel/btf/vmlinux".to_owned() } else { "none".to_owned() },
-        "run a kernel with CONFIG_DEBUG_INFO_BTF; counting works without",
+        "run a kernel with CONFIG_DEBUG_INFO_BTF; traffic is counted without",
     )
 }
 
@@ -249,11 +291,14 @@ mod tests {
             capabilities: Some(u64::MAX),
             cgroup_v2: Some("/sys/fs/cgroup".into()),
             cgroup_mode: "v2".into(),
+            has_cgroups: true,
             bpffs: ("/sys/fs/bpf".into(), true),
             btf: true,
             node_namespace: true,
             network_controllers: false,
             load: Ok(()),
+            interface: Ok("tcx"),
+            node_network: true,
         }
     }
 
@@ -272,7 +317,7 @@ mod tests {
         let cases: [(&str, Facts); 5] = [
             ("kernel", Facts { release: "5.4.0".into(), ..good() }),
             ("capabilities", Facts { capabilities: Some(0), ..good() }),
-            ("cgroup v2 tree", Facts { cgroup_v2: None, ..good() }),
+            ("cgroup v2 tree", Facts { cgroup_v2: None, interface: Err("refused".into()), ..good() }),
             ("BPF filesystem", Facts { bpffs: ("/nowhere".into(), false), ..good() }),
             ("kernel programs", Facts { load: Err("refused".into()), ..good() }),
         ];
@@ -288,6 +333,19 @@ mod tests {
         let facts = Facts { btf: false, node_namespace: false, ..good() };
         assert_eq!(state(&facts, "BTF"), State::Degraded);
         assert!(can_run(&judge(&facts)));
+    }
+
+    #[test]
+    fn the_interface_hook_stands_in_for_a_v2_tree() {
+        let facts = Facts { cgroup_v2: None, ..good() };
+        assert_eq!(state(&facts, "cgroup v2 tree"), State::Degraded);
+        assert!(can_run(&judge(&facts)));
+        let facts = Facts { has_cgroups: false, ..facts };
+        assert!(!can_run(&judge(&facts)), "without any tree nothing is found");
+        for facts in [Facts { interface: Err("refused".into()), ..good() }, Facts { node_network: false, ..good() }] {
+            assert_eq!(state(&facts, "interface hook"), State::Degraded);
+            assert!(can_run(&judge(&facts)));
+        }
     }
 
     #[test]

@@ -1,21 +1,26 @@
-//! The edge table as the agent sees it: rows and counters mapped into memory, slots taken back in safety.
+//! The edge table as the agent sees it: rows and counters mapped into memory.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, BorrowedFd},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed, fence},
-    },
+mod carried;
+mod connections;
+mod leaving;
+mod older;
+
+use std::sync::{
+    Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{Ordering::Relaxed, fence},
 };
 
 use aya::maps::{HashMap, MapData, MapError, Queue};
-use memmap2::{MmapOptions, MmapRaw};
 use observer_common::{
-    abi, cache,
+    abi,
     counters::{Loss, PacketCounters, RareCounters},
     edge::{EdgeKey, EdgeRow, state},
+    tcp::{TcpCounters, WORDS},
 };
+
+pub use self::leaving::{Closing, Meanwhile};
+pub(in crate::kernel) use self::{carried::Carried, connections::Connections, older::Older};
+use super::mapping::Mapping;
 
 /// The sizes of the table's maps.
 #[derive(Debug, Clone, Copy)]
@@ -47,10 +52,58 @@ pub struct EdgeReading {
     pub slot: u32,
     /// The edge; `None` for the slot that takes what belongs to no container.
     pub key: Option<EdgeKey>,
+    /// When the edge got the slot, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub born: u64,
+    /// The number of the decision who its peer is; 0: none yet.
+    pub decision: u64,
+    /// The edge has left the table.
+    pub closed: bool,
     /// Bytes and packets of all CPUs.
     pub packets: PacketCounters,
     /// The rest.
     pub rare: RareCounters,
+    /// What the TCP probe has counted; zeros on an edge that is not TCP.
+    pub tcp: TcpCounters,
+}
+
+/// A slot in one life: it is given to other edges, and to the same one again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// Its number.
+    pub number: u32,
+    /// The edge.
+    pub key: EdgeKey,
+    /// When the edge got it.
+    pub born: u64,
+}
+
+impl EdgeReading {
+    /// The slot that was read; `None` for the one that belongs to no container.
+    #[must_use]
+    pub fn slot_use(&self) -> Option<SlotUse> {
+        let slot = Slot { number: self.slot, key: self.key?, born: self.born };
+        Some(SlotUse { slot, decision: self.decision, closed: self.closed })
+    }
+}
+
+/// What a slot is used for.
+#[derive(Debug, Clone, Copy)]
+pub struct SlotUse {
+    /// The slot.
+    pub slot: Slot,
+    /// The number of the decision who its peer is; 0: none yet.
+    pub decision: u64,
+    /// The edge has left the table.
+    pub closed: bool,
+}
+
+/// Which connections go on counting in a slot that is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// Those that began in it: they were with the peer that was decided.
+    Connections,
+    /// None: the peer that was decided was never, or nobody knew it.
+    Nothing,
 }
 
 /// What could not be done, since the maps were made.
@@ -64,43 +117,8 @@ pub struct Losses {
     pub insert_failed: u64,
     /// Packets without a readable IP header.
     pub unparsed: u64,
-}
-
-/// An array map in this process's memory: the kernel writes, the agent reads, without a system call.
-#[derive(Debug)]
-pub(super) struct Mapping<T> {
-    memory: MmapRaw,
-    length: usize,
-    of: std::marker::PhantomData<T>,
-}
-
-impl<T: aya::Pod> Mapping<T> {
-    /// The distance between two values (`array_map_alloc` in kernel/bpf/arraymap.c rounds up to 8).
-    const STRIDE: usize = size_of::<T>().next_multiple_of(8);
-
-    /// Maps an array made with `BPF_F_MMAPABLE` that has `length` entries.
-    pub(super) fn new(map: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
-        let memory = MmapOptions::new().len(length * Self::STRIDE).map_raw(map.as_raw_fd())?;
-        Ok(Self { memory, length, of: std::marker::PhantomData })
-    }
-
-    /// The word at `word` of the entry at `index`; the kernel may change it at any time.
-    fn word(&self, index: usize, word: usize) -> &AtomicU64 {
-        assert!(index < self.length && word < Self::STRIDE / 8, "entry {index}, word {word} of {}", self.length);
-        // SAFETY: in bounds by the assertion; the mapping is page-aligned and the stride a multiple of 8, so the
-        // word is aligned; it lives as long as `self`; both sides touch it in whole words only.
-        unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().add(index * Self::STRIDE + word * 8).cast()) }
-    }
-
-    fn load(&self, index: usize, word: usize) -> u64 {
-        self.word(index, word).load(Relaxed)
-    }
-
-    fn zero(&self, index: usize) {
-        for word in 0..Self::STRIDE / 8 {
-            self.word(index, word).store(0, Relaxed);
-        }
-    }
+    /// Established TCP connections that are in no gauge.
+    pub connections_full: u64,
 }
 
 /// Reads the counters and gives slots back.
@@ -109,13 +127,31 @@ pub struct EdgeTable {
     pub(super) rows: Mapping<EdgeRow>,
     pub(super) counters: Mapping<PacketCounters>,
     pub(super) rare: Mapping<RareCounters>,
+    pub(super) quality: Mapping<TcpCounters>,
     pub(super) losses: Mapping<u64>,
     pub(super) sockets: Mapping<u64>,
     pub(super) peers: Mapping<u64>,
     pub(super) edges: Mutex<HashMap<MapData, EdgeKey, u32>>,
+    pub(super) connections: Connections,
     pub(super) free: Mutex<Queue<MapData, u32>>,
     pub(super) spare: Mutex<Queue<MapData, u32>>,
+    /// Held while readings are taken, and while a slot's totals become another's.
+    pub(super) moving: Mutex<()>,
+    /// Where traffic is counted by sockets: what connections have carried that live.
+    pub(super) carried: OnceLock<Mutex<Carried>>,
+    /// There too: sockets that are older than the agent.
+    pub(super) older: OnceLock<Mutex<Older>>,
 }
+
+/// The words of a row: the first of its key, and those behind it.
+const CGROUP: usize = 0;
+const BORN: usize = size_of::<EdgeKey>() / 8;
+const DECISION: usize = BORN + 1;
+const STATE: usize = BORN + 2;
+const _: () = assert!(std::mem::offset_of!(EdgeRow, key.cgroup) == CGROUP * 8);
+const _: () = assert!(std::mem::offset_of!(EdgeRow, born) == BORN * 8);
+const _: () = assert!(std::mem::offset_of!(EdgeRow, decision) == DECISION * 8);
+const _: () = assert!(std::mem::offset_of!(EdgeRow, state) == STATE * 8);
 
 impl std::fmt::Debug for EdgeTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -137,6 +173,12 @@ impl EdgeTable {
         Ok(())
     }
 
+    /// The sizes of its maps.
+    #[must_use]
+    pub const fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
     /// Edges that fit.
     #[must_use]
     pub const fn capacity(&self) -> u32 {
@@ -146,23 +188,77 @@ impl EdgeTable {
     /// Reads every slot in use. The unattributed slot is always there.
     #[must_use]
     pub fn read(&self) -> Vec<EdgeReading> {
+        let _moving = lock(&self.moving);
+        match self.carried.get() {
+            Some(carried) => lock(carried).read(self),
+            None => self.totals(),
+        }
+    }
+
+    /// From now on readings have what connections have carried that live.
+    pub(in crate::kernel) fn carry(&self, carried: Carried, older: Older) {
+        // Set once in the life of an agent.
+        let _ = self.carried.set(Mutex::new(carried));
+        let _ = self.older.set(Mutex::new(older));
+    }
+
+    fn totals(&self) -> Vec<EdgeReading> {
         let mut readings = vec![self.reading(abi::UNATTRIBUTED_SLOT, None)];
         for slot in 1..self.sizes.slots {
-            if self.state(slot) == state::USED {
-                // The kernel writes the key before the state.
-                fence(std::sync::atomic::Ordering::Acquire);
-                readings.push(self.reading(slot, Some(self.key(slot))));
+            if let Some(of) = self.used(slot) {
+                readings.push(self.reading(slot, Some(of)));
             }
         }
         readings
     }
 
-    /// The cgroups that have edges, with repetitions.
-    pub fn cgroups(&self) -> impl Iterator<Item = u64> {
-        (1..self.sizes.slots).filter(|slot| self.state(*slot) == state::USED).map(|slot| self.key(slot).cgroup)
+    /// Every slot in use, in the order of their numbers, without what they have counted.
+    pub fn slots(&self) -> impl Iterator<Item = SlotUse> {
+        (1..self.sizes.slots).filter_map(|slot| self.used(slot))
     }
 
-    fn reading(&self, slot: u32, key: Option<EdgeKey>) -> EdgeReading {
+    /// The cgroups that have edges, with repetitions.
+    pub fn cgroups(&self) -> impl Iterator<Item = u64> {
+        self.keys().map(|key| key.cgroup)
+    }
+
+    /// The edges that have slots.
+    pub fn keys(&self) -> impl Iterator<Item = EdgeKey> {
+        (1..self.sizes.slots).filter(|slot| is_used(self.state(*slot))).map(|slot| self.key(slot))
+    }
+
+    fn used(&self, slot: u32) -> Option<SlotUse> {
+        let state = self.state(slot);
+        if !is_used(state) {
+            return None;
+        }
+        // The kernel writes the rest before the state.
+        fence(std::sync::atomic::Ordering::Acquire);
+        let (born, decision) = (self.rows.load(slot as usize, BORN), self.rows.load(slot as usize, DECISION));
+        let closed = state == state::CLOSED;
+        Some(SlotUse { slot: Slot { number: slot, key: self.key(slot), born }, decision, closed })
+    }
+
+    /// Writes down who the peer of a slot is, for this agent and those that follow.
+    pub fn decide(&self, slot: &Slot, decision: u64) {
+        if self.is_same(slot) {
+            self.rows.word(slot.number as usize, DECISION).store(decision, Relaxed);
+        }
+    }
+
+    /// The number of the decision who the peer of a slot is; 0: none yet, or not this slot any more.
+    #[must_use]
+    pub fn decision(&self, slot: &Slot) -> u64 {
+        self.used(slot.number).filter(|now| now.slot == *slot).map_or(0, |now| now.decision)
+    }
+
+    /// True while the slot is in the life that it was seen in.
+    fn is_same(&self, slot: &Slot) -> bool {
+        self.used(slot.number).is_some_and(|now| now.slot == *slot)
+    }
+
+    fn reading(&self, slot: u32, of: Option<SlotUse>) -> EdgeReading {
+        let key = of.map(|of| of.slot.key);
         let mut packets = PacketCounters::default();
         for row in 0..self.sizes.rows() {
             let index = self.sizes.index(row, slot);
@@ -172,15 +268,29 @@ impl EdgeTable {
             packets.rx_packets += self.counters.load(index, 3);
         }
         let rare = RareCounters { tcp_opened: self.rare.load(slot as usize, 0) };
-        EdgeReading { slot, key, packets, rare }
+        let is_tcp = key.is_none_or(|key| key.protocol == libc::IPPROTO_TCP as u8);
+        let tcp = if is_tcp { self.tcp(slot) } else { TcpCounters::default() };
+        let (born, decision, closed) = of.map_or((0, 0, false), |of| (of.slot.born, of.decision, of.closed));
+        EdgeReading { slot, key, born, decision, closed, packets, rare, tcp }
+    }
+
+    fn tcp(&self, slot: u32) -> TcpCounters {
+        // Back to front: an end is never read without its beginning.
+        let mut words = [0; WORDS];
+        for word in (0..WORDS).rev() {
+            words[word] = self.quality.load(slot as usize, word);
+            fence(std::sync::atomic::Ordering::Acquire);
+        }
+        // SAFETY: both are the same number of plain integers; every bit pattern is valid.
+        unsafe { std::mem::transmute::<[u64; WORDS], TcpCounters>(words) }
     }
 
     fn state(&self, slot: u32) -> u64 {
-        self.rows.load(slot as usize, size_of::<EdgeKey>() / 8)
+        self.rows.load(slot as usize, STATE)
     }
 
     fn set_state(&self, slot: u32, value: u64) {
-        self.rows.word(slot as usize, size_of::<EdgeKey>() / 8).store(value, Relaxed);
+        self.rows.word(slot as usize, STATE).store(value, Relaxed);
     }
 
     fn key(&self, slot: u32) -> EdgeKey {
@@ -198,128 +308,19 @@ impl EdgeTable {
             unattributed: loss(Loss::Unattributed),
             insert_failed: loss(Loss::InsertFailed),
             unparsed: loss(Loss::Unparsed),
+            connections_full: loss(Loss::ConnectionsFull),
         }
     }
 
-    /// Takes slots back and forgets what they counted. See [`EdgeTable::retire_into`].
-    ///
-    /// # Errors
-    ///
-    /// When a map refuses; slots that were not finished are finished by [`EdgeTable::resume`] of the next agent.
-    pub fn retire(&self, slots: &[(u32, EdgeKey)]) -> Result<(), MapError> {
-        self.retire_into(&self.still(slots), None)
-    }
-
-    /// Takes slots back and adds what they counted to the unattributed slot, so that the sum over all series stays.
-    ///
-    /// # Errors
-    ///
-    /// As [`EdgeTable::retire`].
-    pub fn fold(&self, slots: &[(u32, EdgeKey)]) -> Result<(), MapError> {
-        self.retire_into(&self.still(slots), Some(abi::UNATTRIBUTED_SLOT))
-    }
-
-    /// Those slots that still count the edge that they were asked to be taken from.
-    fn still(&self, slots: &[(u32, EdgeKey)]) -> Vec<u32> {
-        let same = |(slot, key): &&(u32, EdgeKey)| self.state(*slot) == state::USED && self.key(*slot) == *key;
-        slots.iter().filter(same).map(|(slot, _)| *slot).collect()
-    }
-
-    /// Takes slots back: their edges leave the table, and once no program can still use them, the slots are free.
-    /// Takes up to a tenth of a second (three grace periods); not for the scrape's path.
-    ///
-    /// The order makes reuse safe. A program that found the slot in the table before it left may still put it into a
-    /// cache: wait for it and clear the caches. A program that found it in the cache of peers meanwhile may still copy it
-    /// into that of sockets: wait and clear again. One that found that copy may still count: wait. Then nobody knows
-    /// the slot any more.
-    fn retire_into(&self, slots: &[u32], heir: Option<u32>) -> Result<(), MapError> {
-        if slots.is_empty() {
-            return Ok(());
-        }
-        let leaving = if heir.is_some() { state::FOLDING } else { state::RETIRING };
-        for slot in slots {
-            self.set_state(*slot, leaving);
-            match lock(&self.edges).remove(&self.key(*slot)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        for _ in 0..3 {
-            self.forget(slots);
-            grace_period();
-        }
-        for slot in slots {
-            if let Some(heir) = heir {
-                self.bequeath(*slot, heir);
-            }
-            self.zero(*slot);
-            self.set_state(*slot, state::FREE);
-            let queue = if *slot <= self.sizes.edges { &self.free } else { &self.spare };
-            lock(queue).push(*slot, 0)?;
-        }
-        Ok(())
-    }
-
-    /// Finishes what an agent was doing when it was killed: slots that are neither used nor free.
-    ///
-    /// # Errors
-    ///
-    /// When a map refuses.
-    pub fn resume(&self) -> Result<usize, MapError> {
-        let left = |wanted| (1..self.sizes.slots).filter(|slot| self.state(*slot) == wanted).collect::<Vec<u32>>();
-        let (retiring, folding) = (left(state::RETIRING), left(state::FOLDING));
-        self.retire_into(&retiring, None)?;
-        self.retire_into(&folding, Some(abi::UNATTRIBUTED_SLOT))?;
-        Ok(retiring.len() + folding.len())
-    }
-
-    fn forget(&self, slots: &[u32]) {
-        let mut gone = vec![false; self.sizes.slots as usize];
-        for slot in slots {
-            gone[*slot as usize] = true;
-        }
-        for mapping in [&self.sockets, &self.peers] {
-            for index in 0..mapping.length {
-                let word = mapping.word(index, 0);
-                let line = word.load(Relaxed);
-                if gone.get((line & cache::SLOT_MASK) as usize).copied().unwrap_or(false) {
-                    // Only if it is still that line: a program may have written another one meanwhile.
-                    let _ = word.compare_exchange(line, 0, Relaxed, Relaxed);
-                }
-            }
-        }
-    }
-
-    /// Adds the totals of one slot to those of another, in the row that only the agent writes.
-    fn bequeath(&self, slot: u32, heir: u32) {
-        for row in 0..self.sizes.rows() {
-            for word in 0..size_of::<PacketCounters>() / 8 {
-                let value = self.counters.load(self.sizes.index(row, slot), word);
-                self.counters.word(self.sizes.index(self.sizes.cpus, heir), word).fetch_add(value, Relaxed);
-            }
-        }
-        self.rare.word(heir as usize, 0).fetch_add(self.rare.load(slot as usize, 0), Relaxed);
-    }
-
-    fn zero(&self, slot: u32) {
-        for row in 0..self.sizes.rows() {
-            self.counters.zero(self.sizes.index(row, slot));
-        }
-        self.rare.zero(slot as usize);
+    /// Adds to what could not be done, and says how much that is now.
+    pub(in crate::kernel) fn lose(&self, loss: Loss, more: u64) -> u64 {
+        self.losses.word(loss as usize, 0).fetch_add(more, Relaxed) + more
     }
 }
 
-/// Waits until every program that runs now has ended. membarrier(2) with `MEMBARRIER_CMD_GLOBAL` is
-/// `synchronize_rcu` (kernel/sched/membarrier.c); where it is missing (nohz_full), a wait that is longer than any
-/// program can run.
-fn grace_period() {
-    // MEMBARRIER_CMD_GLOBAL of include/uapi/linux/membarrier.h.
-    const GLOBAL: libc::c_int = 1;
-    // SAFETY: a system call on plain integers.
-    if unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } != 0 {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+/// Whether a slot counts an edge that is shown.
+const fn is_used(state: u64) -> bool {
+    state == state::USED || state == state::CLOSED
 }
 
 /// A lock that a panic elsewhere does not take away: the maps behind it are valid at any moment.

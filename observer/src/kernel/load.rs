@@ -1,6 +1,11 @@
 //! Loading: the object that the build embedded becomes maps and programs in the kernel.
 
-use std::{io, os::fd::AsFd, path::PathBuf};
+use std::{
+    io,
+    os::fd::AsFd,
+    path::PathBuf,
+    sync::{Mutex, OnceLock},
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -9,14 +14,20 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use observer_common::{
-    abi, cache,
+    abi, cache, decision, dns,
     record::{ContainerRecord, READY, TableRecord},
+    tcp,
 };
 use tracing::{info, warn};
 
 use super::{
+    Accounting,
     attach::Attacher,
-    edge_table::{EdgeTable, Mapping, Sizes},
+    decisions::DecisionMap,
+    dns::{DnsRecords, PeerNames},
+    edge_table::{Connections, EdgeTable, Sizes},
+    ended::EndedMap,
+    mapping::Mapping,
     names::Names,
     pins::Pins,
 };
@@ -31,6 +42,8 @@ pub struct LoadOptions {
     pub edges: u32,
     /// Log statements of the kernel programs are compiled in.
     pub debug: bool,
+    /// The resolvers' ports, packed by [`dns::pack_ports`]; 0 when DNS is not looked at.
+    pub dns_ports: u64,
 }
 
 /// Everything of the kernel's side, taken apart for those who use it.
@@ -41,6 +54,14 @@ pub struct Kernel {
     pub table: EdgeTable,
     /// Remembers names for the next agent.
     pub names: Names,
+    /// Packets to and from resolvers.
+    pub dns: DnsRecords,
+    /// Names of peers that outlive the agent.
+    pub peer_names: PeerNames,
+    /// Who peers were decided to be, for the agent that comes after this one.
+    pub decisions: DecisionMap,
+    /// Keeps what ended containers used.
+    pub ended: EndedMap,
     /// What the kernel programs log, when they were asked to.
     pub log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -137,10 +158,12 @@ impl Kernel {
             );
         }
         let sizes = Sizes { edges: table.edges, slots: abi::slots_for(table.edges), cpus };
-        let mut ebpf = load_object(pins, sizes, options.debug)?;
+        let mut ebpf = load_object(pins, sizes, options)?;
         // Before the maps are taken out: the programs know them by descriptor.
-        for name in [abi::programs::INGRESS, abi::programs::EGRESS] {
-            program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
+        if pins.accounting() == Accounting::Packets {
+            for name in [abi::programs::INGRESS, abi::programs::EGRESS] {
+                program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
+            }
         }
         let mut table_map: Array<MapData, TableRecord> = take(&mut ebpf, abi::maps::TABLE)?;
         let table = edge_table(&mut ebpf, sizes)?;
@@ -153,6 +176,10 @@ impl Kernel {
             info!(edges = sizes.edges, "going on with the counters of an earlier agent");
         }
         let names = Names::new(take::<HashMap<MapData, u64, ContainerRecord>>(&mut ebpf, abi::maps::CONTAINERS)?);
+        let dns = DnsRecords::new(take(&mut ebpf, dns::maps::RECORDS)?, take(&mut ebpf, dns::maps::LOST)?);
+        let peer_names = PeerNames::new(take(&mut ebpf, dns::maps::PEER_NAMES)?);
+        let decisions = DecisionMap::new(take(&mut ebpf, decision::MAP)?);
+        let ended = EndedMap::new(take(&mut ebpf, abi::maps::ENDED)?);
         let log = if options.debug {
             EbpfLogger::init(&mut ebpf)
                 .inspect_err(|error| warn!(%error, "the kernel programs' log cannot be read"))
@@ -160,8 +187,9 @@ impl Kernel {
         } else {
             None
         };
-        let attacher = Attacher::new(ebpf, pins)?;
-        Ok(Self { attacher, table, names, log })
+        let observed = take(&mut ebpf, abi::maps::OBSERVED)?;
+        let attacher = Attacher::new(ebpf, pins, observed)?;
+        Ok(Self { attacher, table, names, ended, dns, peer_names, decisions, log })
     }
 
     /// Loads the programs with maps of the smallest size, which nobody sees and which go at once: says whether this
@@ -177,6 +205,9 @@ impl Kernel {
         let sizes = Sizes { edges: 16, slots: abi::slots_for(16), cpus: 1 };
         let mut loader = EbpfLoader::new();
         size(&mut loader, &sizes);
+        // With every part in, so that the verifier sees all of it.
+        let dns_ports = dns::pack_ports(&[53]);
+        loader.override_global(dns::globals::DNS_PORTS, &dns_ports, true);
         let mut ebpf = loader.load(OBJECT)?;
         for name in [abi::programs::INGRESS, abi::programs::EGRESS] {
             program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
@@ -209,7 +240,7 @@ fn found(pins: &Pins, cpus: u32) -> Option<TableRecord> {
     (record.ready == READY && record.cpus == cpus).then_some(record)
 }
 
-fn load_object(pins: &Pins, sizes: Sizes, debug: bool) -> Result<Ebpf, EbpfError> {
+fn load_object(pins: &Pins, sizes: Sizes, options: LoadOptions) -> Result<Ebpf, EbpfError> {
     let mut loader = EbpfLoader::new();
     for name in abi::maps::PINNED {
         loader.map_pin_path(name, pins.map(name));
@@ -219,7 +250,8 @@ fn load_object(pins: &Pins, sizes: Sizes, debug: bool) -> Result<Ebpf, EbpfError
     loader.override_global(abi::globals::ATOMIC_INGRESS, &atomic, true);
     let ephemeral = ephemeral_min();
     loader.override_global(abi::globals::EPHEMERAL_MIN, &ephemeral, true);
-    let level: u8 = if debug { aya_log_level_debug() } else { 0 };
+    loader.override_global(dns::globals::DNS_PORTS, &options.dns_ports, true);
+    let level: u8 = if options.debug { aya_log_level_debug() } else { 0 };
     loader.override_global(aya_log::LEVEL, &level, false);
     loader.load(OBJECT)
 }
@@ -230,6 +262,7 @@ fn size<'a>(loader: &mut EbpfLoader<'a>, sizes: &'a Sizes) {
         .map_max_entries(abi::maps::EDGES, sizes.slots)
         .map_max_entries(abi::maps::ROWS, sizes.slots)
         .map_max_entries(abi::maps::RARE, sizes.slots)
+        .map_max_entries(tcp::maps::QUALITY, sizes.slots)
         .map_max_entries(abi::maps::COUNTERS, sizes.slots.saturating_mul(sizes.rows()))
         .map_max_entries(abi::maps::FREE_SLOTS, sizes.edges)
         .override_global(abi::globals::SLOTS_PER_CPU, &sizes.slots, true);
@@ -247,7 +280,7 @@ fn softirqs_are_threads() -> bool {
 
 /// The first port that the kernel chooses for clients (ip_local_port_range in Documentation/networking/ip-sysctl.rst);
 /// pods may have another range, but hardly ever do.
-fn ephemeral_min() -> u32 {
+pub(super) fn ephemeral_min() -> u32 {
     const DEFAULT: u32 = 32_768;
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     text.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(DEFAULT)
@@ -256,6 +289,12 @@ fn ephemeral_min() -> u32 {
 fn edge_table(ebpf: &mut Ebpf, sizes: Sizes) -> Result<EdgeTable, LoadError> {
     let slots = sizes.slots as usize;
     let rows = sizes.rows() as usize;
+    let missing = || MapError::InvalidName { name: tcp::maps::LIVE.to_owned() };
+    let live_fd = match ebpf.map(tcp::maps::LIVE) {
+        Some(aya::maps::Map::HashMap(map)) => map.fd().as_fd().try_clone_to_owned().map_err(MapError::IoError),
+        _ => Err(missing()),
+    };
+    let live_fd = live_fd.map_err(|source| LoadError::Map { name: tcp::maps::LIVE, source })?;
     Ok(EdgeTable {
         sizes,
         rows: mapping(ebpf, abi::maps::ROWS, slots)?,
@@ -264,9 +303,18 @@ fn edge_table(ebpf: &mut Ebpf, sizes: Sizes) -> Result<EdgeTable, LoadError> {
         losses: mapping(ebpf, abi::maps::LOSSES, observer_common::counters::LOSSES as usize)?,
         sockets: mapping(ebpf, abi::maps::SOCKETS, cache::SOCKET_LINES as usize)?,
         peers: mapping(ebpf, abi::maps::PEERS, cache::PEER_LINES as usize)?,
+        quality: mapping(ebpf, tcp::maps::QUALITY, slots)?,
+        connections: Connections::new(
+            mapping(ebpf, tcp::maps::LINES, tcp::LIVE_LINES as usize)?,
+            take(ebpf, tcp::maps::LIVE)?,
+            live_fd,
+        ),
         edges: take::<HashMap<MapData, _, _>>(ebpf, abi::maps::EDGES)?.into(),
         free: take::<Queue<MapData, u32>>(ebpf, abi::maps::FREE_SLOTS)?.into(),
         spare: take::<Queue<MapData, u32>>(ebpf, abi::maps::SPARE_SLOTS)?.into(),
+        moving: Mutex::default(),
+        carried: OnceLock::new(),
+        older: OnceLock::new(),
     })
 }
 

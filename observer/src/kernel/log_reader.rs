@@ -7,14 +7,13 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
 use aya_log::EbpfLogger;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long the thread waits before it looks whether it should stop.
-const TICK: Duration = Duration::from_millis(250);
+const TICK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// Reads until `stop` is set.
 ///
@@ -23,9 +22,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// When the thread cannot be made.
 pub fn spawn(mut log: EbpfLogger<&'static dyn log::Log>, stop: Arc<AtomicBool>) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("kernel-log".into()).spawn(move || {
-        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
         while !stop.load(Relaxed) {
-            let _ = poll(&mut [PollFd::new(&log.as_fd(), PollFlags::IN)], Some(&tick));
+            let _ = poll(&mut [PollFd::new(&log.as_fd(), PollFlags::IN)], Some(&TICK));
             log.flush();
         }
     })

@@ -3,6 +3,7 @@
 use aya::maps::{HashMap, MapData, MapError};
 use observer_common::record::{ContainerRecord, ID_LEN, KEY_LEN, NAME_LEN, POD_LEN};
 
+use super::text;
 use crate::sandbox::{Remembered, SandboxKey};
 
 /// The pinned map of names.
@@ -38,41 +39,26 @@ impl Names {
 }
 
 fn read(cgroup_id: u64, record: &ContainerRecord) -> Remembered {
-    let text = |bytes: &[u8]| {
-        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-        String::from_utf8_lossy(&bytes[..end]).into_owned()
-    };
     Remembered {
         cgroup_id,
-        sandbox: SandboxKey(text(&record.sandbox)),
-        namespace: text(&record.namespace),
-        pod: text(&record.pod),
-        id: text(&record.id),
-        name: text(&record.name),
+        sandbox: SandboxKey(text::read(&record.sandbox).to_owned()),
+        namespace: text::read(&record.namespace).to_owned(),
+        pod: text::read(&record.pod).to_owned(),
+        id: text::read(&record.id).to_owned(),
+        name: text::read(&record.name).to_owned(),
         pause: record.pause != 0,
     }
 }
 
 fn write(container: &Remembered) -> ContainerRecord {
     ContainerRecord {
-        sandbox: bytes::<KEY_LEN>(&container.sandbox.0),
-        namespace: bytes::<NAME_LEN>(&container.namespace),
-        pod: bytes::<POD_LEN>(&container.pod),
-        id: bytes::<ID_LEN>(&container.id),
-        name: bytes::<NAME_LEN>(&container.name),
+        sandbox: text::bytes::<KEY_LEN>(&container.sandbox.0),
+        namespace: text::bytes::<NAME_LEN>(&container.namespace),
+        pod: text::bytes::<POD_LEN>(&container.pod),
+        id: text::bytes::<ID_LEN>(&container.id),
+        name: text::bytes::<NAME_LEN>(&container.name),
         pause: u64::from(container.pause),
     }
-}
-
-/// As much of the text as fits, cut between characters, and a zero byte.
-fn bytes<const N: usize>(text: &str) -> [u8; N] {
-    let mut end = text.len().min(N - 1);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut bytes = [0; N];
-    bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
-    bytes
 }
 
 #[cfg(test)]
@@ -91,11 +77,5 @@ mod tests {
             pause: false,
         };
         assert_eq!(read(7, &write(&container)), container);
-    }
-
-    #[test]
-    fn a_long_name_is_cut_between_characters() {
-        let bytes = bytes::<8>("abcdefé");
-        assert_eq!(&bytes, b"abcdef\0\0");
     }
 }

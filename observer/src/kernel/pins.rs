@@ -1,7 +1,9 @@
 //! Where maps and links are pinned, so that the kernel goes on counting without the agent.
 //!
-//! `<bpffs>/observer/v<ABI>/maps/<MAP>` and `<bpffs>/observer/v<ABI>/links/<cgroup id>-<ingress|egress>`. The
-//! directory `<bpffs>/observer` carries the lock that keeps a second agent away.
+//! `<bpffs>/observer/v<ABI>/maps/<MAP>`, `<bpffs>/observer/v<ABI>/links/<cgroup id>-<ingress|egress>`,
+//! `<bpffs>/observer/v<ABI>/interfaces/<index>-<sends|receives>` and `<bpffs>/observer/v<ABI>/probes/<program>`; with
+//! [`Accounting::Sockets`] `v<ABI>-sockets` in the place of `v<ABI>`. The directory `<bpffs>/observer` carries the lock that
+//! keeps a second agent away.
 
 use std::{
     fs::{self, File},
@@ -9,8 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use observer_common::abi;
+use observer_common::{abi, sockets};
 use rustix::fs::{FlockOperation, flock};
+
+use super::{Accounting, interface};
 
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -19,6 +23,7 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 #[derive(Debug)]
 pub struct Pins {
     root: PathBuf,
+    accounting: Accounting,
     _lock: File,
 }
 
@@ -62,14 +67,43 @@ impl Pins {
     ///
     /// See [`PinError`].
     pub fn open(bpffs: &Path) -> Result<Self, PinError> {
+        Self::open_for(bpffs, Accounting::Packets)
+    }
+
+    /// The same for one way of counting.
+    ///
+    /// # Errors
+    ///
+    /// See [`PinError`].
+    pub fn open_for(bpffs: &Path, accounting: Accounting) -> Result<Self, PinError> {
         ensure_mounted(bpffs)?;
         let top = bpffs.join("observer");
-        let root = top.join(format!("v{}", abi::VERSION));
-        for directory in [root.join("maps"), root.join("links")] {
+        let root = top.join(directory_of(accounting));
+        for directory in [root.join("maps"), root.join("links"), root.join("interfaces"), root.join("probes")] {
             fs::create_dir_all(&directory).map_err(|source| PinError::Directory { path: directory, source })?;
         }
         let lock = lock(&top)?;
-        Ok(Self { root, _lock: lock })
+        Ok(Self { root, accounting, _lock: lock })
+    }
+
+    /// How traffic is counted by what is pinned here.
+    #[must_use]
+    pub const fn accounting(&self) -> Accounting {
+        self.accounting
+    }
+
+    /// Removes what an agent has left that counted in the other way: its programs would go on, at their cost. Gives the
+    /// number of pins that were removed.
+    ///
+    /// # Errors
+    ///
+    /// [`PinError::Directory`] when they cannot be removed.
+    pub fn forget_other(&self) -> Result<usize, PinError> {
+        let path = self.root.with_file_name(directory_of(self.accounting.other()));
+        if !path.exists() {
+            return Ok(0);
+        }
+        remove_tree(&path).map_err(|source| PinError::Directory { path, source })
     }
 
     /// Removes everything of every version, and the directory. Links that lose their pin are detached by the kernel.
@@ -84,6 +118,10 @@ impl Pins {
             return Ok(0);
         }
         let _lock = lock(&top)?;
+        // Filters have no pin that holds them.
+        for version in fs::read_dir(&top).into_iter().flatten().filter_map(Result::ok) {
+            interface::forget_filters(&version.path());
+        }
         let removed = remove_tree(&top).map_err(|source| PinError::Directory { path: top, source })?;
         Ok(removed)
     }
@@ -94,10 +132,28 @@ impl Pins {
         self.root.join("maps").join(name)
     }
 
+    /// Where the link of a probe's program is pinned.
+    #[must_use]
+    pub fn probe(&self, program: &str) -> PathBuf {
+        self.root.join("probes").join(program)
+    }
+
     /// The directory of the links.
     #[must_use]
     pub fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    /// The directory of the links at interfaces.
+    #[must_use]
+    pub fn interfaces(&self) -> PathBuf {
+        self.root.join("interfaces")
+    }
+
+    /// The directory of everything of this version.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Cgroup ids that have a pinned link.
@@ -119,9 +175,16 @@ impl Pins {
 
     /// Removes the pinned maps, for a table that was never finished.
     pub fn forget_maps(&self) {
-        for name in abi::maps::PINNED {
+        for name in abi::maps::PINNED.into_iter().chain(sockets::maps::PINNED) {
             let _ = fs::remove_file(self.map(name));
         }
+    }
+}
+
+fn directory_of(accounting: Accounting) -> String {
+    match accounting {
+        Accounting::Packets => format!("v{}", abi::VERSION),
+        Accounting::Sockets => format!("v{}-sockets", abi::VERSION),
     }
 }
 

@@ -4,14 +4,16 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
 };
 
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
 /// `attr.pathname`, `attr.bpf_fd`, `attr.file_flags` of `union bpf_attr` (include/uapi/linux/bpf.h).
@@ -41,6 +43,39 @@ struct ProgQuery {
     prog_ids: u64,
     prog_count: u32,
     padding: u32,
+}
+
+/// `attr.test` of `union bpf_attr`, up to the fields that kernel 5.10 has.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+}
+
+/// `attr.batch` of `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
 }
 
 /// `BPF_CGROUP_INET_INGRESS` of `enum bpf_attach_type`.
@@ -75,6 +110,82 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
         old_prog_fd: 0,
     };
     bpf(BPF_LINK_UPDATE, &attr).map(|_| ())
+}
+
+/// Puts another program into a link that is pinned already. False when there is none, or what it was attached to is gone;
+/// nothing is pinned there then.
+pub fn take_over(path: &Path, program: BorrowedFd<'_>) -> bool {
+    let Ok(link) = obj_get(path) else { return false };
+    let replaced = link_update(link.as_fd(), program);
+    if replaced.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    replaced.is_ok()
+}
+
+/// Runs a program of raw tracepoints with these arguments, on this CPU, and gives what it returned (`bpf_prog_test_run_raw_tp` in
+/// net/bpf/test_run.c).
+///
+/// # Errors
+///
+/// What bpf(2) says for `BPF_PROG_TEST_RUN`: ENOTSUPP (524) before kernel 5.10.
+pub fn run_raw_tracepoint(program: BorrowedFd<'_>, arguments: &[u64]) -> io::Result<u32> {
+    let mut attr = TestRun {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        ctx_size_in: size_of_val(arguments) as u32,
+        ctx_in: arguments.as_ptr() as u64,
+        ..TestRun::default()
+    };
+    // The kernel writes what the program returned, so the attribute is mutable here.
+    // SAFETY: bpf(2) reads and writes as many bytes as it is told of a live struct of plain integers, and reads the
+    // arguments, which live.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRun>() as libc::c_uint) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attr.retval) }
+}
+
+/// All entries of a hash map. What comes or goes meanwhile may be in it or not; nothing else is left out, or twice
+/// (`__htab_map_lookup_and_delete_batch` in kernel/bpf/hashtab.c goes on bucket by bucket).
+///
+/// # Errors
+///
+/// What bpf(2) says for `BPF_MAP_LOOKUP_BATCH` (kernel 5.6).
+pub fn all_entries<K: aya::Pod + Default, V: aya::Pod + Default>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    // More than a bucket ever holds.
+    const AT_ONCE: usize = 4096;
+    let (mut keys, mut values) = (vec![K::default(); AT_ONCE], vec![V::default(); AT_ONCE]);
+    let mut all = Vec::new();
+    let mut position: Option<u64> = None;
+    loop {
+        let (from, mut to) = (position.unwrap_or_default(), 0u64);
+        let mut attr = Batch {
+            in_batch: if position.is_some() { &raw const from as u64 } else { 0 },
+            out_batch: &raw mut to as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE as u32,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: bpf(2) reads and writes as many bytes as it is told of a live struct of plain integers, four bytes at
+        // `out_batch`, and at most `count` keys and values, which the buffers hold.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<Batch>() as libc::c_uint)
+        };
+        let error = (result < 0).then(io::Error::last_os_error);
+        if let Some(error) = &error
+            && error.raw_os_error() != Some(libc::ENOENT)
+        {
+            return Err(io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)));
+        }
+        let found = (attr.count as usize).min(AT_ONCE);
+        all.extend(keys[..found].iter().copied().zip(values[..found].iter().copied()));
+        if error.is_some() {
+            return Ok(all);
+        }
+        position = Some(to);
+    }
 }
 
 /// Ids of the programs attached to a cgroup itself, for one attach type.

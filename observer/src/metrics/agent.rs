@@ -105,12 +105,21 @@ pub(super) struct Facts {
     pub probes: BTreeMap<String, (ProbeState, String)>,
     pub edges: Option<(u64, u64)>,
     pub overflowed: Option<u64>,
+    pub series: Option<SeriesBudget>,
     pub losses: BTreeMap<&'static str, u64>,
-    pub unattributed: BTreeMap<Direction, (u64, u64)>,
-    pub pending: BTreeMap<Direction, (u64, u64)>,
+    pub unattributed: BTreeMap<Direction, (u64, Option<u64>)>,
+    pub pending: BTreeMap<Direction, (u64, Option<u64>)>,
     pub source_errors: BTreeMap<&'static str, u64>,
     pub attach_errors: u64,
     pub scrape_size: Option<u64>,
+}
+
+/// How many series there are and may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SeriesBudget {
+    pub used: u64,
+    pub folded: u64,
+    pub limit: u64,
 }
 
 impl AgentMetrics {
@@ -165,13 +174,18 @@ impl AgentMetrics {
         self.facts().edges = Some((used, capacity));
     }
 
+    /// How many series of traffic are shown, how many are folded into others, and how many may be.
+    pub fn series(&self, used: u64, folded: u64, limit: u64) {
+        self.facts().series = Some(SeriesBudget { used, folded, limit });
+    }
+
     /// How often an edge found no place, in total since counting began.
     pub fn edges_overflowed(&self, total: u64) {
         self.facts().overflowed = Some(total);
     }
 
-    /// What was counted for no known container, in total since counting began.
-    pub fn unattributed(&self, direction: Direction, bytes: u64, packets: u64) {
+    /// What was counted for no known container, in total since counting began. Without packets where none are counted.
+    pub fn unattributed(&self, direction: Direction, bytes: u64, packets: Option<u64>) {
         self.facts().unattributed.insert(direction, (bytes, packets));
     }
 
@@ -180,14 +194,20 @@ impl AgentMetrics {
         self.facts().losses.insert(reason, total);
     }
 
-    /// What was counted for cgroups that have no name yet.
-    pub fn pending(&self, direction: Direction, bytes: u64, packets: u64) {
+    /// What was counted for cgroups that have no name yet. Without packets where none are counted.
+    pub fn pending(&self, direction: Direction, bytes: u64, packets: Option<u64>) {
         self.facts().pending.insert(direction, (bytes, packets));
     }
 
     /// A source of facts could not be read.
     pub fn source_error(&self, source: &'static str) {
         *self.facts().source_errors.entry(source).or_default() += 1;
+    }
+
+    /// How often this source could not be read.
+    #[must_use]
+    pub fn source_errors(&self, source: &str) -> u64 {
+        self.facts().source_errors.get(source).copied().unwrap_or_default()
     }
 
     /// A scrape was written.

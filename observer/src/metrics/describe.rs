@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::catalogue::ALL;
+use super::{Row, catalogue::ALL};
 
 const INTRODUCTION: &str = "\
 <!-- Generated: cargo run -p observer -- metrics --markdown > docs/metrics.md -->
@@ -23,7 +23,7 @@ pod's name, the pod's UID or the cgroup's name stands there. The other side is `
 | `pod` | a pod | `peer_namespace`, `peer_workload_kind`, `peer_workload`, `peer_pod` |
 | `service` | a Service address before translation | `peer_namespace`, `peer_workload` |
 | `node` | a node of the cluster, this one included | |
-| `external` | outside of the cluster | `peer_name` when known |
+| `external` | outside of the cluster | `peer_name` when known: what the container asked for, in lower case |
 | `other` | what found no place in the table of edges, or an address not known yet | |
 
 `port` is the server's port, `role` the observed container's part in it: `client`, `server` or `none`.
@@ -32,13 +32,18 @@ pod's name, the pod's UID or the cgroup's name stands there. The other side is `
 /// `docs/metrics.md`.
 #[must_use]
 pub fn markdown() -> String {
-    let mut out = INTRODUCTION.to_owned();
+    format!("{INTRODUCTION}{}", chapters(ALL, "##"))
+}
+
+/// A table for each chapter, below a heading of this level.
+pub(super) fn chapters(rows: &[Row], heading: &str) -> String {
+    let mut out = String::new();
     let mut chapter = "";
-    for row in ALL {
+    for row in rows {
         if row.chapter != chapter {
             chapter = row.chapter;
-            let _ =
-                write!(out, "\n## {chapter}\n\n| family | type | unit | labels | meaning |\n|---|---|---|---|---|\n");
+            let header = "| family | type | unit | labels | meaning |\n|---|---|---|---|---|\n";
+            let _ = write!(out, "\n{heading} {chapter}\n\n{header}");
         }
         let labels = row.labels.iter().map(|l| format!("`{l}`")).collect::<Vec<_>>().join(", ");
         let help = row.help.replace('|', "\\|");

@@ -1,17 +1,59 @@
 //! Label values: bounded, printable, escaped as the text exposition format wants.
 
+use super::Family;
+
 /// The longest label value, in characters: the longest DNS name.
 pub(super) const MAX_CHARS: usize = 253;
 
 /// What stands for a control character.
 const REPLACEMENT: char = '\u{FFFD}';
 
+/// The text of some labels that many samples have, written once: `name="value",name="value`. What follows them closes it.
+#[derive(Debug)]
+pub struct LabelText<const N: usize> {
+    names: [&'static str; N],
+    text: String,
+}
+
+impl Default for LabelText<0> {
+    /// No labels.
+    fn default() -> Self {
+        Self { names: [], text: String::new() }
+    }
+}
+
+impl<const N: usize> LabelText<N> {
+    /// The labels of this family from the `from`th on, and of all families that have the same.
+    ///
+    /// # Panics
+    /// When the family has fewer.
+    pub fn of<K, const ALL: usize>(family: &Family<K, ALL>, from: usize, values: [&str; N]) -> Self {
+        let names = std::array::from_fn(|at| family.labels[from + at]);
+        let length = names.iter().chain(&values).map(|text| text.len() + 4).sum();
+        let mut text = String::with_capacity(length);
+        for (name, value) in names.iter().zip(values) {
+            text.extend([if text.is_empty() { "" } else { "\"," }, name, "=\""]);
+            push_value(&mut text, value);
+        }
+        Self { names, text }
+    }
+
+    pub(super) const fn names(&self) -> &[&'static str] {
+        &self.names
+    }
+
+    pub(super) const fn text(&self) -> &str {
+        self.text.as_str()
+    }
+}
+
 /// Appends `value` as it stands between the quotes of a label: at most [`MAX_CHARS`] characters, control
 /// characters replaced, `\` and `"` escaped.
 pub(super) fn push_value(out: &mut String, value: &str) {
     // Bytes of 0xC2 begin the control characters U+0080 to U+009F, among others.
     let plain = |b: u8| b >= 0x20 && b != b'"' && b != b'\\' && b != 0x7f && b != 0xC2;
-    if value.len() <= MAX_CHARS && value.bytes().all(plain) {
+    // Every byte is looked at, whatever the ones before it are: that is done sixteen at a time.
+    if value.len() <= MAX_CHARS && value.bytes().fold(true, |all, byte| all & plain(byte)) {
         out.push_str(value);
         return;
     }

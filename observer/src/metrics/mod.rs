@@ -6,6 +6,7 @@
 mod agent;
 pub mod catalogue;
 pub mod collectors;
+pub mod compat;
 pub mod describe;
 mod exposition;
 mod family;
@@ -13,6 +14,7 @@ mod label;
 mod registry;
 
 pub use agent::{AgentMetrics, BuildInfo, Direction, Probe, ProbeState};
-pub use exposition::{Exposition, Samples, Value};
+pub use exposition::{Bounds, Exposition, Samples, Value};
 pub use family::{Counter, Family, Gauge, Histogram, Kind, Row, Scalar, Type, Unit};
+pub use label::LabelText;
 pub use registry::{CONTENT_TYPE, Collect, Registry};

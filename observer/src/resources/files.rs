@@ -6,8 +6,10 @@ use std::{
     io::{self, ErrorKind},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
+use super::settings::Kept;
 use rustix::{
     io::Errno,
     process::{Resource, Rlimit, getrlimit, setrlimit},
@@ -20,7 +22,44 @@ const LOOK_AGAIN: u8 = 16;
 
 /// How many more files may stay open.
 #[derive(Debug)]
-pub(super) struct Allowance(pub usize);
+pub(super) struct Allowance(AtomicUsize);
+
+impl Allowance {
+    pub(super) fn left(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_left(&self) -> bool {
+        self.left() > 0
+    }
+
+    fn take(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    fn give_back(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl From<usize> for Allowance {
+    fn from(files: usize) -> Self {
+        Self(files.into())
+    }
+}
+
+/// What became of a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It was read.
+    Read,
+    /// It was read, but the file that was open before is gone: another cgroup has its name.
+    Renewed,
+    /// It is known to say what it said.
+    Kept,
+    /// It does not exist, or is gone with its cgroup.
+    Absent,
+}
 
 /// One file of one container.
 #[derive(Debug, Default)]
@@ -32,56 +71,59 @@ pub(super) enum Slot {
     Open(File),
     /// Not there; the number of readings until it is looked for again.
     Absent(u8),
+    /// Not open: it says what it said.
+    Kept(Kept),
 }
 
 impl Slot {
-    /// Reads the whole file into `buffer`. `Ok(false)` when it does not exist or is gone with its cgroup.
-    ///
-    /// A held file of a cgroup that was removed and made again under the same name is opened anew.
+    /// Reads the whole file into `buffer`. A held file of a cgroup that was removed and made again under the same name is opened anew.
     pub(super) fn read(
         &mut self,
         path: impl Fn() -> PathBuf,
-        allowance: &mut Allowance,
+        allowance: &Allowance,
         buffer: &mut Buffer,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Found> {
+        let mut found = Found::Read;
         match self {
             Self::Absent(0) => *self = Self::Closed,
             Self::Absent(left) => {
                 *left -= 1;
-                return Ok(false);
+                return Ok(Found::Absent);
             }
             Self::Open(file) => match buffer.read_all(file) {
-                Ok(()) => return Ok(true),
-                Err(_) => self.close(allowance),
+                Ok(()) => return Ok(found),
+                Err(_) => {
+                    self.close(allowance);
+                    found = Found::Renewed;
+                }
             },
-            Self::Closed => {}
+            Self::Closed | Self::Kept(_) => {}
         }
         let opened = File::open(path()).and_then(|file| buffer.read_all(&file).map(|()| file));
         match opened {
             Ok(file) => {
-                if allowance.0 > 0 {
-                    allowance.0 -= 1;
+                if allowance.take() {
                     *self = Self::Open(file);
                 }
-                Ok(true)
+                Ok(found)
             }
             Err(error) if is_absent(&error) => {
                 *self = Self::Absent(LOOK_AGAIN);
-                Ok(false)
+                Ok(Found::Absent)
             }
             Err(error) => Err(error),
         }
     }
 
     /// Gives the file back.
-    pub(super) fn close(&mut self, allowance: &mut Allowance) {
+    pub(super) fn close(&mut self, allowance: &Allowance) {
         if let Self::Open(_) = std::mem::take(self) {
-            allowance.0 += 1;
+            allowance.give_back();
         }
     }
 }
 
-/// Reads a file of any length, once, without keeping it; the same answers as [`Slot::read`].
+/// Reads a file of any length, once, without keeping it. `Ok(false)` when it is not there.
 pub(super) fn read_once(path: &Path, buffer: &mut Buffer) -> io::Result<bool> {
     match File::open(path).and_then(|file| buffer.read_all(&file)) {
         Ok(()) => Ok(true),
@@ -115,6 +157,15 @@ impl Buffer {
         String::from_utf8_lossy(self.bytes())
     }
 
+    /// As if this had been read.
+    pub(super) fn set(&mut self, bytes: &[u8]) {
+        if self.room.len() < bytes.len() {
+            self.room.resize(bytes.len(), 0);
+        }
+        self.room[..bytes.len()].copy_from_slice(bytes);
+        self.length = bytes.len();
+    }
+
     fn read_all(&mut self, file: &File) -> io::Result<()> {
         self.length = 0;
         loop {
@@ -126,8 +177,14 @@ impl Buffer {
                 Ok(n) => {
                     self.length += n;
                     // The kernel stops short of this room only at the file's end or when its own page is nearly full.
-                    if n < 2048 || self.length >= MAX_BYTES {
+                    if n < 2048 {
                         return Ok(());
+                    }
+                    if self.length >= MAX_BYTES {
+                        return Err(io::Error::new(
+                            ErrorKind::FileTooLarge,
+                            "it is larger than any such file should be",
+                        ));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -160,32 +217,30 @@ mod tests {
     fn files_come_go_and_come_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
-        let (mut slot, mut allowance, mut buffer) = (Slot::default(), Allowance(1), Buffer::default());
-        let mut read = |slot: &mut Slot| slot.read(|| path.clone(), &mut allowance, &mut buffer).unwrap();
-        assert!(!read(&mut slot));
+        let (mut slot, allowance, mut buffer) = (Slot::default(), Allowance::from(1), Buffer::default());
+        let mut read = |slot: &mut Slot| slot.read(|| path.clone(), &allowance, &mut buffer).unwrap();
+        assert_eq!(read(&mut slot), Found::Absent);
         fs::write(&path, "1\n").unwrap();
-        assert!((0..LOOK_AGAIN).all(|_| !read(&mut slot)));
-        assert!(read(&mut slot));
+        assert!((0..LOOK_AGAIN).all(|_| read(&mut slot) == Found::Absent));
+        assert_eq!(read(&mut slot), Found::Read);
         assert!(matches!(slot, Slot::Open(_)));
-        slot.close(&mut allowance);
-        assert_eq!(allowance.0, 1);
+        slot.close(&allowance);
+        assert_eq!(allowance.left(), 1);
         assert_eq!(buffer.text(), "1\n");
     }
 
     #[test]
-    fn long_files_are_read_whole_and_huge_ones_are_cut() {
+    fn long_files_are_read_whole_and_huge_ones_are_errors() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
         let mut buffer = Buffer::default();
-        for (written, read) in [(0, 0), (4096, 4096), (100_000, 100_000), (3 << 20, MAX_BYTES)] {
-            fs::write(&path, vec![b'x'; written]).unwrap();
+        for length in [0, 4096, 100_000] {
+            fs::write(&path, vec![b'x'; length]).unwrap();
             assert!(read_once(&path, &mut buffer).unwrap());
-            assert!(
-                buffer.bytes().len() >= read && buffer.bytes().len() < read + 16384,
-                "{written}: {}",
-                buffer.bytes().len()
-            );
+            assert_eq!(buffer.bytes().len(), length);
         }
+        fs::write(&path, vec![b'x'; 3 << 20]).unwrap();
+        assert_eq!(read_once(&path, &mut buffer).unwrap_err().kind(), ErrorKind::FileTooLarge);
         assert!(!read_once(&directory.path().join("none"), &mut buffer).unwrap());
     }
 
@@ -195,7 +250,8 @@ mod tests {
         let path = directory.path().join("f");
         fs::write(&path, "1\n").unwrap();
         let mut slot = Slot::default();
-        assert!(slot.read(|| path.clone(), &mut Allowance(0), &mut Buffer::default()).unwrap());
+        let found = slot.read(|| path.clone(), &Allowance::from(0), &mut Buffer::default()).unwrap();
+        assert_eq!(found, Found::Read);
         assert!(matches!(slot, Slot::Closed));
     }
 }

@@ -1,7 +1,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::resources::testing::{container, snapshot};
+use crate::{
+    resources::Limit,
+    resources::testing::{container, sandbox, snapshot, snapshot_of},
+    sandbox::ContainerKind,
+};
 
 fn write(root: &Path, path: &str, text: &str) {
     let path = root.join(path);
@@ -27,7 +31,7 @@ fn a_hybrid_host_is_read_from_both_trees() {
     let mut gone = container("gone", "/p/gone");
     gone.alive = false;
     let snapshot = snapshot(vec![("p", vec![pause, container("a", "/p/a"), gone])]);
-    let mut reader = Reader::new(hybrid(root));
+    let mut reader = Reader::new(hybrid(root), Path::new("/proc"));
     let reading = reader.read(&snapshot);
     assert!(reading.trouble.is_none());
     assert_eq!(reading.usages.len(), 1);
@@ -38,9 +42,54 @@ fn a_hybrid_host_is_read_from_both_trees() {
     // Held files are read again.
     write(root, "unified/p/a/cgroup.procs", "1\n2\n3\n");
     assert_eq!(reader.read(&snapshot).usages[0].usage.processes, Some(3));
-    let before = reader.allowance.0;
+    let before = reader.files.allowance.left();
     reader.read(&Snapshot::default());
-    assert_eq!((reader.containers.len(), reader.allowance.0), (0, before + 4));
+    assert_eq!((reader.cgroups.len(), reader.files.allowance.left()), (0, before + 4));
+}
+
+#[test]
+fn the_tree_is_read_with_the_further_files_and_both_readings_share_what_is_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    for (at, cgroup) in ["", "kubepods/", "kubepods/pod1/", "kubepods/pod1/a/"].into_iter().enumerate() {
+        write(root, &format!("unified/{cgroup}cpu.stat"), &format!("usage_usec {at}\n"));
+        write(root, &format!("memory/{cgroup}memory.memsw.limit_in_bytes"), &format!("{}\n", 4096 * at));
+    }
+    write(root, "cpuacct/kubepods/cpuacct.usage", "1001\n");
+    let mut pod = sandbox("one", vec![container("a", "/kubepods/pod1/a")]);
+    pod.cgroup = Some("/kubepods/pod1".into());
+    let snapshot = snapshot_of(vec![pod]);
+    let mut reader = Reader::new(hybrid(root), Path::new("/proc"));
+    let tree = reader.read_tree(&snapshot, Extent::Everything, |_| true);
+    assert!(tree.trouble.is_none());
+    let found: Vec<_> = tree
+        .cgroups
+        .iter()
+        .map(|c| (c.target.cgroup(), c.facts.cpu.usage, c.extra.swap_limit.map(Limit::or_zero)))
+        .collect();
+    let expected = [
+        ("/", Some(0), Some(0)),
+        ("/kubepods", Some(1), Some(4096)),
+        ("/kubepods/pod1", Some(2), Some(8192)),
+        ("/kubepods/pod1/a", Some(3), Some(12288)),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(tree.cgroups[1].extra.cpu_total, Some(1001));
+    write(root, "pids/kubepods/pod1/pids.current", "5\n");
+    write(root, "memory/kubepods/pod1/memory.usage_in_bytes", "4096\n");
+    let mut other = Reader::new(hybrid(root), Path::new("/proc"));
+    let pods = other.read_tree(&snapshot, Extent::Autoscaling, |target| matches!(target, Target::Pod(..)));
+    let found: Vec<_> = pods.cgroups.iter().map(|c| (c.usage.usage, c.usage.threads, c.cpu_total())).collect();
+    assert_eq!(found, [(Some(4096), None, Some(2e-6))]);
+
+    // A reading of containers alone closes nothing that the tree needs.
+    let (open, further) = (reader.files.allowance.left(), reader.files.further.left());
+    reader.read(&snapshot);
+    assert_eq!((reader.files.allowance.left(), reader.files.further.left(), reader.cgroups.len()), (open, further, 4));
+    reader.read(&Snapshot::default());
+    // One of the container's two files is a setting, which is not kept open; so is one of each cgroup above it.
+    let left = (reader.files.allowance.left(), reader.files.further.left(), reader.cgroups.len());
+    assert_eq!(left, (open + 1, further + 3, 1), "only the node is left");
 }
 
 #[test]
@@ -54,7 +103,7 @@ fn processes_of_nested_cgroups_count() {
     outer.nested_cgroup_ids = vec![7];
     let snapshot = snapshot(vec![("p", vec![outer])]);
     let roots = CgroupRoots { v2: Some(root.into()), ..CgroupRoots::default() };
-    assert_eq!(Reader::new(roots).read(&snapshot).usages[0].usage.processes, Some(4));
+    assert_eq!(Reader::new(roots, Path::new("/proc")).read(&snapshot).usages[0].usage.processes, Some(4));
 }
 
 #[test]
@@ -64,7 +113,7 @@ fn of_two_with_the_same_names_the_later_is_kept() {
     let mut new = container("a", "/new");
     new.started = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(9));
     let snapshot = snapshot(vec![("p", vec![old]), ("p", vec![new.clone()]), ("b", vec![])]);
-    let mut reader = Reader::new(CgroupRoots::default());
+    let mut reader = Reader::new(CgroupRoots::default(), Path::new("/proc"));
     let reading = reader.read(&snapshot);
     assert_eq!(reading.usages.iter().map(|u| u.started).collect::<Vec<_>>(), [new.started]);
     assert_eq!(reading.usages[0].usage, Usage::default());
@@ -78,7 +127,7 @@ fn a_file_that_cannot_be_read_is_named_and_hides_nothing_else() {
     write(root, "a/pids.current", "5\n");
     let snapshot = snapshot(vec![("p", vec![container("a", "/a")])]);
     let roots = CgroupRoots { v2: Some(root.into()), ..CgroupRoots::default() };
-    let mut reader = Reader::new(roots);
+    let mut reader = Reader::new(roots, Path::new("/proc"));
     let reading = reader.read(&snapshot);
     assert!(reading.trouble.unwrap().to_string().contains("a/memory.current"));
     assert_eq!(reading.usages[0].usage.threads, Some(5));
@@ -120,10 +169,10 @@ fn real_cgroups_go_and_come_again() {
     }
     let name = format!("observer-test-{}", std::process::id());
     let snapshot = snapshot(vec![("p", vec![container("a", &format!("/{name}"))])]);
-    let mut reader = Reader::new(real());
+    let mut reader = Reader::new(real(), Path::new("/proc"));
     let cgroup = Cgroup::new(&name);
     for _ in 0..2 {
-        let usage = reader.read(&snapshot).usages[0].usage;
+        let usage = reader.read(&snapshot).usages[0].usage.clone();
         assert_eq!((usage.processes, usage.cpu_user.is_some()), (Some(0), true));
     }
     drop(cgroup);

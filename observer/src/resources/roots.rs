@@ -10,13 +10,13 @@ use std::{
 pub struct CgroupRoots {
     /// The cgroup v2 tree.
     pub v2: Option<PathBuf>,
-    /// The v1 hierarchy of each controller (`cpu`, `cpuacct`, `memory`, `pids`); two controllers may share one.
+    /// The v1 hierarchy of each controller (`cpu`, `cpuacct`, `memory`, `pids`, `blkio`); two controllers may share one.
     pub v1: BTreeMap<String, PathBuf>,
 }
 
 impl CgroupRoots {
     /// The v1 controllers that are read here.
-    pub const V1_CONTROLLERS: [&'static str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+    pub const V1_CONTROLLERS: [&'static str; 5] = ["cpu", "cpuacct", "memory", "pids", "blkio"];
 
     /// A hierarchy that every container has a directory in, for what all of them have: v2 where there is one.
     #[must_use]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::resources::Source;
+use crate::resources::{Source, facts::FILES};
 
 /// Captured on a hybrid host (kernel 6.18) from a container held to a fifth of a core and 128 MiB.
 const V1_MEMORY_STAT: &str = "cache 782336\nrss 126976\nrss_huge 0\nshmem 0\nmapped_file 0\ndirty 0\nwriteback 0\n\
@@ -40,9 +40,15 @@ fn cgroup_v1() {
         (Source::MemoryPeak, "16834560\n"),
         (Source::MemoryLimit, "134217728\n"),
         (Source::V1MemoryStat, V1_MEMORY_STAT),
+        (Source::V1MemoryFailures, "11\n"),
+        (Source::V1OomControl, "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
         (Source::Pids, "2\n"),
+        (Source::PidsLimit, "100\n"),
+        (Source::V1CpuShares, "204\n"),
+        (Source::V1IoBytes, "254:0 Read 4096\n254:0 Total 4096\nTotal 4096\n"),
+        (Source::V1IoOperations, "254:0 Read 1\n254:0 Total 1\nTotal 1\n"),
     ]);
-    let quota = Quota { cores: 0.2, periods: Some(11), throttled_periods: Some(11), throttled: Some(0.802_027) };
+    let quota = Quota { cores: Some(0.2), periods: Some(11), throttled_periods: Some(11), throttled: Some(0.802_027) };
     let expected = Usage {
         cpu_user: Some(0.18),
         cpu_system: Some(0.04),
@@ -51,6 +57,7 @@ fn cgroup_v1() {
         usage: Some(1_851_392),
         rss: Some(1_126_976),
         cache: Some(1_782_336),
+        mapped_file: Some(0),
         swap: Some(0),
         peak: Some(16_834_560),
         limit: Some(134_217_728),
@@ -58,6 +65,13 @@ fn cgroup_v1() {
         major_faults: Some(9),
         processes: None,
         threads: Some(2),
+        threads_limit: Some(100),
+        cpu_period: Some(100_000),
+        cpu_shares: Some(204),
+        events: MemoryEvents { max: Some(11), oom_kill: Some(2), ..MemoryEvents::default() },
+        requests: Requests::default(),
+        pressure: Pressure::default(),
+        io: vec![DeviceIo { device: (254, 0), read_bytes: Some(4096), reads: Some(1), ..DeviceIo::default() }],
     };
     assert_eq!(usage, expected);
 }
@@ -70,8 +84,15 @@ fn cgroup_v2() {
         (Source::MemoryUsage, "1851392\n"),
         (Source::MemoryStat, V2_MEMORY_STAT),
         (Source::MemoryLimit, "max\n"),
+        (Source::MemoryEvents, "low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\noom_group_kill 0\n"),
+        (Source::PidsLimit, "max\n"),
+        (Source::CpuWeight, "39\n"),
+        (Source::CpuPressure, "some avg10=0.00 avg60=1.37 avg300=5.47 total=2000000\n"),
+        (Source::MemoryPressure, "some avg10=0.00 total=1500000\nfull avg10=0.00 total=500000\n"),
+        (Source::IoPressure, "some total=1\nfull total=0\n"),
+        (Source::IoStat, "254:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n"),
     ]);
-    let quota = Quota { cores: 0.5, periods: Some(11), throttled_periods: Some(10), throttled: Some(0.802_027) };
+    let quota = Quota { cores: Some(0.5), periods: Some(11), throttled_periods: Some(10), throttled: Some(0.802_027) };
     let expected = Usage {
         cpu_user: Some(0.181_440),
         cpu_system: Some(0.050_806),
@@ -80,8 +101,24 @@ fn cgroup_v2() {
         usage: Some(1_851_392),
         rss: Some(126_976),
         cache: Some(782_336),
+        mapped_file: Some(4096),
         minor_faults: Some(12_216),
         major_faults: Some(9),
+        cpu_period: Some(100_000),
+        cpu_shares: Some(998),
+        events: MemoryEvents { high: Some(1), max: Some(2), oom: Some(3), oom_kill: Some(4) },
+        pressure: Pressure {
+            cpu: Waited { some: Some(2.0), full: None },
+            memory: Waited { some: Some(1.5), full: Some(0.5) },
+            io: Waited { some: Some(1e-6), full: Some(0.0) },
+        },
+        io: vec![DeviceIo {
+            device: (254, 0),
+            read_bytes: Some(4096),
+            write_bytes: Some(8192),
+            reads: Some(1),
+            writes: Some(2),
+        }],
         ..Usage::default()
     };
     assert_eq!(usage, expected);
@@ -125,21 +162,7 @@ fn the_working_set_is_never_below_zero_and_never_guessed() {
 
 #[test]
 fn hostile_files_leave_fields_absent() {
-    let sources = [
-        Source::CpuStat,
-        Source::CpuMax,
-        Source::MemoryUsage,
-        Source::MemoryStat,
-        Source::MemorySwap,
-        Source::MemoryPeak,
-        Source::MemoryLimit,
-        Source::Pids,
-        Source::V1CpuacctStat,
-        Source::V1CpuStat,
-        Source::V1CpuQuota,
-        Source::V1CpuPeriod,
-        Source::V1MemoryStat,
-    ];
+    let sources = FILES.map(|(source, _, _)| source);
     let huge = "x".repeat(1 << 20);
     for text in ["", "\n", "usage_usec", "usage_usec \n", "-\n", "NaN\n", "\0\0\0", "1 2 3 4\n5 6", &huge] {
         let all: Vec<_> = sources.iter().map(|source| (*source, text)).collect();
@@ -154,4 +177,33 @@ fn hostile_files_leave_fields_absent() {
         let cut = usage(&[(Source::MemoryStat, &V2_MEMORY_STAT[..end])]);
         assert!(cut.rss.is_none_or(|rss| rss == 126_976) && cut.cache.is_none_or(|cache| cache == 782_336));
     }
+}
+
+#[test]
+fn what_ended_is_added_to_what_runs() {
+    let mut sums = Facts::default();
+    let ended = |text: &str, max: &str| {
+        let mut facts = Facts::default();
+        facts.add(Source::CpuStat, text, 100);
+        facts.add(Source::CpuMax, max, 100);
+        facts.add(Source::MemoryEvents, "max 2\noom_kill 1\n", 100);
+        facts.add(Source::IoStat, "8:0 rbytes=1 wbytes=2 rios=3 wios=4\n", 100);
+        facts.add(Source::CpuPressure, "some total=1000000\n", 100);
+        facts.add(Source::MemoryUsage, "77\n", 100);
+        facts
+    };
+    sums.add_ended(&ended(V2_CPU_STAT, "50000 100000\n"));
+    sums.add_ended(&ended(V2_CPU_STAT, "max 100000\n"));
+    assert_eq!(sums.usage, None, "memory in use is no counter");
+    let alone = Usage::default().with_ended(&sums);
+    assert_eq!(alone.cpu_user, Some(0.362_880));
+    let quota = Quota { cores: None, periods: Some(11), throttled_periods: Some(10), throttled: Some(0.802_027) };
+    assert_eq!(alone.quota, Some(quota), "periods count only while there is a quota");
+    let living =
+        usage(&[(Source::CpuStat, V2_CPU_STAT), (Source::MemoryUsage, "1\n"), (Source::IoStat, "8:0 rbytes=5\n")]);
+    let together = living.with_ended(&sums);
+    assert_eq!((together.usage, together.events.oom_kill), (Some(1), Some(2)));
+    assert_eq!(together.io[0].read_bytes, Some(7));
+    assert_eq!((together.io[0].writes, together.pressure.cpu.some), (Some(8), Some(2.0)));
+    assert!((together.cpu_user.unwrap() - 0.544_320).abs() < 1e-9);
 }

@@ -8,11 +8,15 @@ use std::{
 
 use super::{
     classify::attach_root,
+    hook::{Handlers, Hook, HookFacts},
     model::{AttachPoint, Container, ContainerKind, Runtime, Sandbox, SandboxKey},
     process::{ProcessCache, ProcessFacts},
     scan::{Found, FoundContainer},
 };
-use crate::identity::{PodIdentity, PodIndex};
+use crate::{
+    clock,
+    identity::{PodIdentity, PodIndex},
+};
 
 /// Characters of an id that stand for a name that nobody tells.
 const SHORT_ID: usize = 12;
@@ -31,6 +35,10 @@ pub struct Knowledge<'a> {
     pub node_netns: Option<u64>,
     /// The key and the name that the sandbox of a container without a pod had before.
     pub before: &'a dyn Fn(&FoundContainer) -> Option<(SandboxKey, String)>,
+    /// Runtimes whose sandboxes are counted at their interfaces.
+    pub handlers: &'a Handlers,
+    /// Whether the host has a v2 tree.
+    pub has_v2: bool,
     /// The attach point for a path, on a host that has a v2 tree.
     pub attach_point: &'a dyn Fn(&str, u64) -> Option<AttachPoint>,
 }
@@ -65,6 +73,9 @@ pub fn assemble(found: &Found, known: &Knowledge<'_>) -> Vec<Sandbox> {
         sandbox.uid.clone_from(&pod.uid);
         sandbox.qos = Some(pod.qos);
         sandbox.cgroup = Some(pod.path.clone());
+        if sandbox.hook == Hook::Interface {
+            sandbox.cgroup_id = pod.inode;
+        }
         if (known.attach_point)(&pod.path, pod.inode).is_some() {
             sandbox.cgroup_id = pod.inode;
             sandbox.other_cgroup_ids.clone_from(&pod.others);
@@ -77,7 +88,7 @@ pub fn assemble(found: &Found, known: &Knowledge<'_>) -> Vec<Sandbox> {
     }
     for (key, name, inside) in alone(found, known) {
         // A pod all the same, when its list of containers has one of these: a runtime that ignores the pod's cgroup.
-        let listed = |identity: &&PodIdentity| inside.iter().any(|found| identity.containers.contains_key(&found.id));
+        let listed = |identity: &&PodIdentity| inside.iter().any(|found| identity.has(&found.id));
         let mut sandbox = group(key, &inside, known.pods.values().find(listed), known);
         if sandbox.name.is_empty() {
             sandbox.name = name;
@@ -92,7 +103,8 @@ pub fn assemble(found: &Found, known: &Knowledge<'_>) -> Vec<Sandbox> {
 /// container, or nobody knows its addresses.
 #[must_use]
 pub fn is_unfinished(sandbox: &Sandbox, processes: &ProcessCache) -> bool {
-    let young = |facts: &ProcessFacts| facts.age().is_some_and(|age| age < SETTLED);
+    let now = clock::monotonic();
+    let young = |facts: &ProcessFacts| facts.age(now).is_some_and(|age| age < SETTLED);
     let being_made =
         |container: &Container| container.alive && container.pid.is_none_or(|pid| processes.get(pid).is_none_or(young));
     sandbox.netns.is_none()
@@ -144,10 +156,17 @@ fn name_of_group(inside: &[&FoundContainer]) -> String {
     let told = parents.first().filter(|_| parents.len() == 1).map(|parent| parent.rsplit('/').next().unwrap_or(""));
     match told {
         Some(name) if !matches!(name, "" | "docker" | "system.slice" | "machine.slice" | "libpod_parent") => {
-            name.trim_end_matches(".slice").to_owned()
+            let name = name.trim_end_matches(".slice");
+            // Podman names a pod's cgroup by the pod's id, which it shows shortened too.
+            let id = name.strip_prefix("machine-libpod_pod_").unwrap_or(name);
+            if is_id(id) { short(id) } else { name.to_owned() }
         }
         _ => inside.first().map(|container| short(&container.id)).unwrap_or_default(),
     }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn short(id: &str) -> String {
@@ -167,44 +186,78 @@ fn group(
         .zip(&facts)
         .enumerate()
         .map(|(at, (found, facts))| {
-            let kind = if pause == Some(at) { ContainerKind::Pause } else { ContainerKind::Application };
+            // A pod whose sandbox was made again may have the old pause for a moment.
+            let is_pause = pause == Some(at) || identity.is_some_and(|identity| identity.sandbox(&found.id).is_some());
+            let kind = if is_pause { ContainerKind::Pause } else { ContainerKind::Application };
             container(found, facts.as_ref(), kind, identity, known)
         })
         .collect();
+    let identity = identity.cloned().unwrap_or_default();
+    let sandbox_id = pause.map(|at| inside[at].id.clone()).unwrap_or_default();
+    let told = identity.sandbox(&sandbox_id).cloned().unwrap_or_default();
     let netns = facts.iter().flatten().find_map(|facts| facts.namespace("net"));
-    let host_network = netns.is_some() && netns == known.node_netns;
-    let addresses = match netns {
+    // A runtime's own process may be on the node's network while its sandbox is not: a virtual machine's.
+    let has_own = !told.netns.is_empty() || !told.host_interface.is_empty();
+    let on_node = netns.is_some() && netns == known.node_netns;
+    let host_network = told.host_network || (on_node && !has_own);
+    let programs: Vec<&str> = facts.iter().flatten().map(|facts| facts.name.as_str()).collect();
+    let hook = known.handlers.choose(&HookFacts {
+        has_v2: known.has_v2,
+        host_network,
+        runtime_class: &identity.runtime_class,
+        runtime_handler: &identity.runtime_handler,
+        programs: &programs,
+    });
+    let addresses: Vec<IpAddr> = match netns {
         Some(netns) if !host_network => (known.addresses)(netns).into_iter().collect(),
         _ => Vec::new(),
     };
-    let identity = identity.cloned().unwrap_or_default();
+    // What the runtime tells, where the namespace cannot be looked into or has no interface (a VM has its own).
+    let addresses =
+        if addresses.is_empty() && netns.is_some() && !host_network { identity.addresses } else { addresses };
     Sandbox {
         key,
         uid: String::new(),
         namespace: identity.namespace,
         name: identity.name,
-        sandbox_id: pause.map(|at| inside[at].id.clone()).unwrap_or_default(),
-        qos: None,
-        runtime: inside.iter().map(|found| found.runtime).find(|found| *found != Runtime::Unknown).unwrap_or_default(),
+        sandbox_id,
+        qos: identity.qos,
+        runtime: inside
+            .iter()
+            .map(|found| found.runtime)
+            .find(|found| *found != Runtime::Unknown)
+            .unwrap_or(told.runtime),
         cgroup: None,
         cgroup_id: 0,
         other_cgroup_ids: Vec::new(),
-        netns,
+        netns: netns.filter(|_| !on_node || host_network),
         host_network,
         addresses,
         workload_kind: identity.workload_kind,
         workload: identity.workload,
         phase: identity.phase,
         runtime_class: identity.runtime_class,
+        runtime_handler: identity.runtime_handler,
+        hook,
+        told,
+        labels: identity.labels,
+        annotations: identity.annotations,
         containers,
         attach_points: Vec::new(),
         alive: true,
+        since: facts.iter().flatten().filter_map(|facts| facts.began).min().unwrap_or_else(clock::monotonic),
+        until: u64::MAX,
     }
 }
 
-/// The container that only holds the namespaces. Its process says so by its name; else it is the one that the pod's
-/// own list of containers does not have, if it came first.
+/// The container that only holds the namespaces. The runtime tells which one it is; else its process says so by its
+/// name; else it is the one that the pod's own list of containers does not have, if it came first.
 fn pause(inside: &[&FoundContainer], facts: &[Option<ProcessFacts>], identity: Option<&PodIdentity>) -> Option<usize> {
+    let sandboxes = identity.map(|identity| &identity.sandboxes[..]).unwrap_or_default();
+    // The youngest comes first.
+    if let Some(at) = sandboxes.iter().find_map(|sandbox| inside.iter().position(|found| found.id == sandbox.id)) {
+        return Some(at);
+    }
     if let Some(at) = facts.iter().position(|facts| facts.as_ref().is_some_and(|facts| facts.name == "pause")) {
         return Some(at);
     }
@@ -225,14 +278,19 @@ fn container(
     known: &Knowledge<'_>,
 ) -> Container {
     let told = identity.and_then(|identity| identity.containers.get(&found.id));
+    let pause = identity.and_then(|identity| identity.sandbox(&found.id));
     let has_v2 = (known.attach_point)(&found.path, found.inode).is_some();
     Container {
         id: found.id.clone(),
-        name: told.map_or_else(|| short(&found.id), |(name, _)| name.clone()),
-        image: told.map(|(_, image)| image.clone()).unwrap_or_default(),
+        name: told.map_or_else(|| short(&found.id), |told| told.name.clone()),
+        image: told.map(|told| &told.image).or(pause.map(|pause| &pause.image)).cloned().unwrap_or_default(),
+        attempt: told.and_then(|told| told.attempt),
+        requests: told.map(|told| told.requests).unwrap_or_default(),
+        limits: told.map(|told| told.limits).unwrap_or_default(),
         kind,
         cgroup: found.path.clone(),
         cgroup_id: if has_v2 { found.inode } else { 0 },
+        gone_cgroup_ids: Vec::new(),
         nested_cgroup_ids: if has_v2 { found.nested.clone() } else { Vec::new() },
         pid: found.pid,
         started: facts.and_then(|facts| facts.started),

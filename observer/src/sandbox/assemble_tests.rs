@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::*;
+use crate::identity::{ContainerIdentity, SandboxIdentity};
 use crate::sandbox::{model::QosClass, scan::FoundPod};
 
 const NODE: u64 = 1;
@@ -32,6 +33,7 @@ fn process(pid: i32) -> Option<ProcessFacts> {
     Some(ProcessFacts {
         pid,
         name: name.into(),
+        began: None,
         started: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(pid).unwrap())),
         namespaces: vec![("net".into(), netns)],
     })
@@ -49,6 +51,8 @@ fn run_again(found: &Found, pods: &PodIndex, before: &HashMap<String, (SandboxKe
             addresses: &|netns| BTreeSet::from([IpAddr::from([10, 0, 0, u8::try_from(netns).unwrap()])]),
             pods,
             node_netns: Some(NODE),
+            handlers: &Handlers::default(),
+            has_v2: true,
             before: &|container| before.get(&container.path).cloned(),
             attach_point: &|path, inode| Some(AttachPoint { cgroup_id: inode, path: PathBuf::from(path) }),
         },
@@ -69,7 +73,10 @@ fn a_pod_has_its_names_and_its_pause() {
         containers: vec![found('a', path, 21, true), found('b', path, 29, true), found('c', path, 22, true)],
         ..Found::default()
     };
-    let names = HashMap::from([("a".repeat(64), ("app".to_owned(), "img".to_owned()))]);
+    let names = HashMap::from([(
+        "a".repeat(64),
+        ContainerIdentity { name: "app".into(), image: "img".into(), attempt: Some(2), ..Default::default() },
+    )]);
     let identity =
         PodIdentity { name: "web".into(), namespace: "shop".into(), containers: names, ..Default::default() };
     let sandboxes = run(&tree, &HashMap::from([(UID.to_owned(), identity)]));
@@ -98,13 +105,42 @@ fn the_container_that_no_list_has_and_that_came_first_is_pause() {
         ..Found::default()
     };
     let listed = |id: char| PodIdentity {
-        containers: HashMap::from([(String::from(id).repeat(64), ("app".to_owned(), String::new()))]),
+        containers: HashMap::from([(
+            String::from(id).repeat(64),
+            ContainerIdentity { name: "app".into(), ..Default::default() },
+        )]),
         ..Default::default()
     };
     let first = &run(&tree, &HashMap::from([(UID.to_owned(), listed('a'))]))[0];
     assert_eq!(first.sandbox_id, "b".repeat(64));
     let late = &run(&tree, &HashMap::from([(UID.to_owned(), listed('b'))]))[0];
     assert_eq!(late.sandbox_id, "", "a container newer than the list is no pause");
+}
+
+#[test]
+fn the_runtime_says_which_container_is_pause_and_a_group_of_its_own_is_a_pod() {
+    let told = |id: char| PodIdentity {
+        name: "web".into(),
+        sandboxes: vec![
+            SandboxIdentity { id: String::from(id).repeat(64), image: "pause:3".into(), ..Default::default() },
+            SandboxIdentity { id: "d".repeat(64), ..Default::default() },
+        ],
+        addresses: vec![IpAddr::from([10, 9, 9, 9])],
+        ..Default::default()
+    };
+    // Process 29 is called pause, and is not: the application may have that name too.
+    let containers = ['b', 'a', 'd'].map(|id| found(id, "/own", if id == 'b' { 29 } else { 21 }, false)).to_vec();
+    let tree = Found { containers, ..Found::default() };
+    let sandbox = &run(&tree, &HashMap::from([("u".to_owned(), told('a'))]))[0];
+    assert_eq!((sandbox.name.as_str(), sandbox.sandbox_id.as_str()), ("web", "a".repeat(64).as_str()));
+    let kinds: Vec<_> = sandbox.containers.iter().map(|c| (&c.id[..1], c.kind, c.image.as_str())).collect();
+    let (app, pause) = (ContainerKind::Application, ContainerKind::Pause);
+    assert_eq!(
+        kinds,
+        [("a", pause, "pause:3"), ("d", pause, ""), ("b", app, "")],
+        "an older sandbox's pause is one too"
+    );
+    assert_eq!(sandbox.addresses, [IpAddr::from([10, 0, 0, 2])], "the interfaces are asked first");
 }
 
 #[test]
@@ -133,6 +169,19 @@ fn containers_made_by_hand_are_a_pod_when_they_share_a_network_namespace() {
             ("cccccccccccc", 1, 1, false)
         ]
     );
+}
+
+#[test]
+fn a_pod_of_podman_is_named_by_its_short_id() {
+    let id = "0123456789abcdef".repeat(4);
+    for parent in [format!("/libpod_parent/{id}"), format!("/machine.slice/machine-libpod_pod_{id}.slice")] {
+        let tree = Found {
+            containers: vec![found('a', &parent, 21, false), found('b', &parent, 22, false)],
+            ..Found::default()
+        };
+        let names: Vec<_> = run(&tree, &PodIndex::new()).into_iter().map(|sandbox| sandbox.name).collect();
+        assert_eq!(names, ["0123456789ab"], "{parent}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, os::unix::fs::MetadataExt, path::Path, sync::Arc
 
 use tracing::debug;
 
-use super::model::AttachPoint;
+use super::{model::AttachPoint, scan::Sighting};
 use crate::identity::Snapshot;
 
 /// What follows from the coming and going of sandboxes.
@@ -15,6 +15,13 @@ pub trait SandboxHooks: Send {
     ///
     /// Whatever kept it from being attached; logged and counted by the implementor.
     fn attach(&mut self, point: &AttachPoint, seen: Instant) -> anyhow::Result<()>;
+
+    /// A container's cgroup was just made. Nothing follows from it unless the implementor says so.
+    fn sighted(&mut self, _container: &Sighting) {}
+
+    /// The cgroup at this path below the root of the tree was just removed. Nothing follows from it unless the
+    /// implementor says so.
+    fn removed(&mut self, _path: &str) {}
 
     /// A sandbox has gone.
     fn detach(&mut self, point: &AttachPoint);
@@ -80,6 +87,16 @@ impl Attached {
                 self.attach(point.clone(), began);
             }
         }
+    }
+
+    /// Hands on that a container's cgroup was made.
+    pub fn sighted(&mut self, container: &Sighting) {
+        self.hooks.sighted(container);
+    }
+
+    /// Hands on that a cgroup was removed.
+    pub fn removed(&mut self, path: &str) {
+        self.hooks.removed(path);
     }
 
     /// Hands a new snapshot on.

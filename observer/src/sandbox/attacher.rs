@@ -19,7 +19,7 @@ use super::{
     attached::Attached,
     classify::{Kind, attach_root, classify},
     model::AttachPoint,
-    scan::{self, Sighting},
+    scan::{self, Parent, Sighting},
     watch::{Change, Watcher},
 };
 use crate::identity::Snapshot;
@@ -33,8 +33,8 @@ pub struct Outcome {
     pub snapshot: Arc<Snapshot>,
     /// Where programs should be attached.
     pub attach: Vec<AttachPoint>,
-    /// Directories in which pods or containers can appear.
-    pub parents: Vec<PathBuf>,
+    /// Directories in which pods, containers or their own cgroups can appear.
+    pub parents: Vec<Parent>,
     /// Something that was found is still being made: a container without a process, a pod without an address.
     pub incomplete: bool,
 }
@@ -64,7 +64,8 @@ pub type Listener = Box<dyn Fn(Event) -> bool + Send>;
 /// The thread's state.
 pub struct Attacher {
     root: PathBuf,
-    has_v2: bool,
+    /// Attach as soon as a directory is seen. Otherwise only where an order says so.
+    at_once: bool,
     attached: Attached,
     watcher: Watcher,
     watch_failed: bool,
@@ -76,14 +77,14 @@ pub struct Attacher {
 impl Attacher {
     /// A thread's state before it starts. `wake` becomes readable when there is an order.
     pub fn new(
-        (root, has_v2): (PathBuf, bool),
+        (root, at_once): (PathBuf, bool),
         attached: Attached,
         events: Listener,
         orders: Receiver<Order>,
         wake: Arc<OwnedFd>,
     ) -> io::Result<Self> {
         let watcher = Watcher::new()?;
-        Ok(Self { root, has_v2, attached, watcher, watch_failed: false, events, orders, wake })
+        Ok(Self { root, at_once, attached, watcher, watch_failed: false, events, orders, wake })
     }
 
     /// Runs until nobody can ask or listen any more.
@@ -111,6 +112,13 @@ impl Attacher {
             });
             if missed || !changes.is_empty() {
                 let seen = self.made(changes.iter().filter(|change| change.made), began);
+                let containers = seen.iter().filter(|seen| matches!(classify(&seen.path), Kind::Container { .. }));
+                containers.for_each(|container| self.attached.sighted(container));
+                for change in changes.iter().filter(|change| !change.made) {
+                    if let Some(below) = change.path.strip_prefix(&self.root).ok().and_then(Path::to_str) {
+                        self.attached.removed(&format!("/{below}"));
+                    }
+                }
                 if !(self.events)(Event { seen, missed }) {
                     return None;
                 }
@@ -137,15 +145,30 @@ impl Attacher {
             self.attach(&path, began);
             match classify(&path) {
                 Kind::Container { .. } => seen.extend(Sighting::of(&self.root, &path)),
-                Kind::Nested { .. } | Kind::Helper => {}
+                Kind::Nested { .. } => self.made_inside(&path, scan::MAX_DEPTH, &mut seen),
+                Kind::Helper => {}
                 Kind::Pod { .. } | Kind::Other => parents.push(path),
             }
         }
         for path in parents {
-            self.watch(&scan::directory(&self.root, &path));
+            self.watch(&scan::directory(&self.root, &path), None);
             seen.append(&mut self.look_into(&path, began));
         }
         seen
+    }
+
+    /// A cgroup below a container's was made: it is watched, and so is what was made in it since.
+    fn made_inside(&mut self, path: &str, depth: usize, seen: &mut Vec<Sighting>) {
+        let Some(sighting) = Sighting::of(&self.root, path) else { return };
+        let directory = scan::directory(&self.root, path);
+        self.watch(&directory, Some(sighting.inode));
+        seen.push(sighting);
+        for below in scan::directories(&directory) {
+            let below = format!("{path}/{below}");
+            if depth > 0 && matches!(classify(&below), Kind::Nested { .. }) {
+                self.made_inside(&below, depth - 1, seen);
+            }
+        }
     }
 
     /// Looks into a new directory that is watched now: what was made in it before made no event.
@@ -157,8 +180,8 @@ impl Attacher {
         }
         let mut seen: Vec<Sighting> = found.containers.iter().map(Sighting::from).collect();
         for parent in found.parents {
-            if self.watch(&parent)
-                && let Some(below) = parent.strip_prefix(&self.root).ok().and_then(Path::to_str)
+            if self.watch(&parent.path, Some(parent.inode))
+                && let Some(below) = parent.path.strip_prefix(&self.root).ok().and_then(Path::to_str)
             {
                 seen.append(&mut self.look_into(&format!("/{below}"), began));
             }
@@ -167,14 +190,14 @@ impl Attacher {
     }
 
     fn attach(&mut self, path: &str, began: Instant) {
-        if let (true, Some(root)) = (self.has_v2, attach_root(path)) {
+        if let (true, Some(root)) = (self.at_once, attach_root(path)) {
             self.attached.attach_directory(&scan::directory(&self.root, root), began);
         }
     }
 
     /// True when the directory was not watched before.
-    fn watch(&mut self, path: &Path) -> bool {
-        match self.watcher.add(path) {
+    fn watch(&mut self, path: &Path, inode: Option<u64>) -> bool {
+        match self.watcher.add(path, inode) {
             Ok(added) => {
                 self.watch_failed &= !added;
                 added
@@ -194,7 +217,7 @@ impl Attacher {
 
     fn obey(&mut self, order: &Order) {
         let outcome = &order.outcome;
-        let new = outcome.parents.iter().filter(|path| self.watch(path)).count();
+        let new = outcome.parents.iter().filter(|parent| self.watch(&parent.path, Some(parent.inode))).count();
         if new == 0 {
             self.attached.settle(&outcome.attach, outcome.began, order.retry);
             self.attached.snapshot(&outcome.snapshot);
@@ -204,13 +227,14 @@ impl Attacher {
     }
 }
 
-/// Attaching before a pod's first packet is a race with the runtime. Real-time priority lets this thread run as soon
-/// as it is woken, on a busy node too; it works for microseconds at a time. Without the permission it goes without.
-fn prefer_this_thread() {
+/// Attaching before a pod's first packet is a race with the runtime, and so is reading a container's files before they
+/// go. Real-time priority lets the thread that calls this run as soon as it is woken, on a busy node too; it works for
+/// microseconds at a time. Without the permission it goes without.
+pub fn prefer_this_thread() {
     let parameters = libc::sched_param { sched_priority: 1 };
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
     // SAFETY: sched_setscheduler(2) reads one live struct; 0 is the calling thread.
     if unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } != 0 {
-        debug!("attaching runs without real-time priority: {}", io::Error::last_os_error());
+        debug!("a thread runs without real-time priority: {}", io::Error::last_os_error());
     }
 }

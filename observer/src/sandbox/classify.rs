@@ -155,7 +155,8 @@ fn container_of(name: &str, parent: &str) -> Name {
     }
     let runtime = match parent {
         "docker" => Runtime::Docker,
-        "libpod_parent" => Runtime::Podman,
+        // A pod of Podman, by its id: its containers are below, each with a prefix.
+        "libpod_parent" => return Name::Other,
         _ => Runtime::Unknown,
     };
     container_id(bare).map_or(Name::Other, |id| Name::Container(id, runtime))
@@ -247,6 +248,7 @@ mod tests {
             (format!("/pod-foo/{ID}"), Runtime::Unknown, None),
             (format!("/machine.slice/libpod-{ID}.scope"), Runtime::Podman, None),
             (format!("/libpod_parent/libpod-{ID}"), Runtime::Podman, None),
+            (format!("/libpod_parent/{OUTER}/libpod-{ID}"), Runtime::Podman, None),
             (format!("/system.slice/containerd.service/kubepods.slice:cri-containerd:{ID}"), Runtime::Containerd, None),
         ] {
             assert_eq!(container(&path), (runtime, pod.cloned()), "{path}");
@@ -303,6 +305,8 @@ mod tests {
             "/kubepods.slice/kubepods-pod\u{1F600}.slice",
             "/user.slice/user-1000.slice",
             "/pod-foo",
+            &format!("/libpod_parent/{ID}"),
+            &format!("/libpod_parent/{ID}/conmon"),
             "/elsewhere/pod11111111-2222-3333-4444-000000000001",
             "/kubepods/burstable/pod11111111-2222-3333-4444-00000000000g",
         ] {

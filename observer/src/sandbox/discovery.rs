@@ -31,6 +31,9 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 /// How often one scan looks again because directories were new.
 const LOOKS: usize = 8;
 
+/// How often it is asked whether names have changed that nobody tells of: one call of stat(2), where a scan is thousands.
+const NAMES: Duration = Duration::from_secs(5);
+
 /// How discovery runs.
 #[derive(Debug, Clone, Copy)]
 pub struct DiscoveryOptions {
@@ -40,7 +43,7 @@ pub struct DiscoveryOptions {
 
 impl Default for DiscoveryOptions {
     fn default() -> Self {
-        Self { rescan: Duration::from_secs(5) }
+        Self { rescan: Duration::from_secs(60) }
     }
 }
 
@@ -81,7 +84,7 @@ impl Discovery {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let events = messages.clone();
         let attacher = Attacher::new(
-            (table.root().to_owned(), table.has_v2()),
+            (table.root().to_owned(), table.attaches_at_once()),
             Attached::new(hooks),
             Box::new(move |event| events.send(Message::Event(event)).is_ok()),
             order_inbox,
@@ -103,6 +106,13 @@ impl Discovery {
     pub fn refresh(&self, timeout: Duration) -> bool {
         let (done, wait) = sync_channel(1);
         self.messages.send(Message::Refresh(done)).is_ok() && wait.recv_timeout(timeout).is_ok()
+    }
+
+    /// A call for those who know that names have changed: a scan follows soon.
+    pub fn on_names(&self) -> impl Fn() + Send + Sync + use<> {
+        let messages = self.messages.clone();
+        // A discovery that has ended wants no names.
+        move || drop(messages.send(Message::Event(Event { seen: Vec::new(), missed: false })))
     }
 
     /// Lets go of sandboxes that are gone and were scraped for the last time.
@@ -144,7 +154,7 @@ impl Scanner {
         loop {
             let mut waiting = Vec::new();
             let mut now = false;
-            let mut wait = self.schedule.due().saturating_duration_since(Instant::now());
+            let mut wait = self.schedule.due().saturating_duration_since(Instant::now()).min(NAMES);
             // Everything that has arrived, so that one scan answers it all.
             loop {
                 match self.inbox.recv_timeout(wait) {
@@ -163,6 +173,7 @@ impl Scanner {
                 }
                 wait = Duration::ZERO;
             }
+            now |= self.table.names_have_changed();
             let due = Instant::now() >= self.schedule.due();
             if due || now || !waiting.is_empty() {
                 let retry = self.schedule.is_periodic(Instant::now());

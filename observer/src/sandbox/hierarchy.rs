@@ -143,12 +143,13 @@ fn is_v2(path: &Path) -> bool {
 }
 
 /// Mount points have blanks, tabs, newlines and backslashes as three octal digits.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.filter(|_| *first == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+        let digits = tail.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(u8::is_ascii_digit));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 bytes.push(byte);
                 rest = &tail[3..];
@@ -162,9 +163,50 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// What the fuzz target calls: reads `text` as a list of mounts.
+///
+/// # Panics
+/// When a hierarchy is found that no line tells, or at another place than was asked for.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(text: &str) {
+    for cgroupfs in ["/", "/sys/fs/cgroup"].map(Path::new) {
+        let found = Hierarchies::parse(text, cgroupfs);
+        let points: Vec<&Path> = found.v2().into_iter().chain(found.controllers().map(|(_, point)| point)).collect();
+        assert!(points.iter().all(|point| point.starts_with(cgroupfs)), "{points:?} are not all below {cgroupfs:?}");
+        assert!(found.tree().is_none_or(|tree| points.contains(&tree)), "the tree is not among {points:?}");
+        assert_eq!(found.v2().is_none(), found.mode() == Mode::V1);
+    }
+    for line in text.lines().filter(|line| !line.contains('\\')) {
+        assert_eq!(unescape(line), line);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// What the fuzz target does, with far fewer texts that look like a list of mounts.
+        #[test]
+        fn no_list_of_mounts_makes_it_panic(
+            text in "([0-9 ]{0,3}( ?[a-z:/\\\\0-9+]{0,9}){0,6} - (cgroup2?|tmpfs)( [a-z,=/]{0,9}){0,3}\n){0,4}",
+            other in any::<String>(),
+        ) {
+            fuzz(&text);
+            fuzz(&other);
+        }
+    }
+
+    #[test]
+    fn only_three_octal_digits_are_an_escape() {
+        for (text, plain) in
+            [("a\\040b", "a b"), ("\\134", "\\"), ("\\+12", "\\+12"), ("\\04", "\\04"), ("\\480", "\\480")]
+        {
+            assert_eq!(unescape(text), plain);
+        }
+    }
 
     const HYBRID: &str = "\
 24 1 0:22 / /sys rw - sysfs sys rw

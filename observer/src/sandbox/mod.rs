@@ -4,9 +4,11 @@ pub mod addresses;
 mod assemble;
 mod attached;
 mod attacher;
+mod choice;
 pub mod classify;
 mod discovery;
-mod hierarchy;
+pub(crate) mod hierarchy;
+mod hook;
 mod memory;
 mod model;
 pub mod process;
@@ -16,8 +18,13 @@ mod table;
 mod watch;
 
 pub use attached::SandboxHooks;
+pub use attacher::prefer_this_thread;
 pub use discovery::{Discovery, DiscoveryOptions};
+#[cfg(fuzzing)]
+pub use hierarchy::fuzz as fuzz_mounts;
 pub use hierarchy::{Hierarchies, HierarchyError, Mode};
+pub use hook::{DEFAULT_HANDLERS, Handlers, Hook};
 pub use memory::Remembered;
 pub use model::{AttachPoint, Container, ContainerKind, QosClass, Runtime, Sandbox, SandboxKey};
+pub use scan::Sighting;
 pub use table::SandboxTable;

@@ -1,6 +1,14 @@
 //! The nouns: a sandbox (a pod's cgroup and network namespace) and its containers.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::SystemTime};
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::hook::Hook;
+use crate::identity::{Limits, Pairs, Requests, SandboxIdentity};
 
 /// Identifies a sandbox for as long as it lives: the pod's UID where there is one, else
 /// `cgroup:<path>` of the container that came first.
@@ -33,6 +41,12 @@ impl QosClass {
             Self::Burstable => "Burstable",
             Self::BestEffort => "BestEffort",
         }
+    }
+
+    /// The class that the Kubernetes API names so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Guaranteed, Self::Burstable, Self::BestEffort].into_iter().find(|class| class.as_str() == name)
     }
 }
 
@@ -84,6 +98,13 @@ pub struct Container {
     pub name: String,
     /// The image reference, or empty.
     pub image: String,
+    /// How often a container of this name was started in the pod before (its restarts); `None` where nobody tells.
+    pub attempt: Option<u32>,
+    /// What it asked for, as the orchestrator tells.
+    pub requests: Requests,
+    /// What it may use, as the orchestrator tells. What the kernel holds it to is in its cgroup, and that is what series
+    /// show.
+    pub limits: Limits,
     /// What it is for.
     pub kind: ContainerKind,
     /// The cgroup's path below the hierarchy's mount point, with a leading `/`. The same in every hierarchy.
@@ -92,6 +113,8 @@ pub struct Container {
     pub cgroup_id: u64,
     /// Ids of cgroups below this one: their sockets count for this container.
     pub nested_cgroup_ids: Vec<u64>,
+    /// Those of them that are gone, the youngest last: what they have counted goes to the container's own cgroup.
+    pub gone_cgroup_ids: Vec<u64>,
     /// A process in the container, when one was seen.
     pub pid: Option<i32>,
     /// When its first process started.
@@ -130,7 +153,8 @@ pub struct Sandbox {
     pub runtime: Runtime,
     /// The pod's own cgroup below the hierarchy's mount point; `None` for containers that only share a network namespace.
     pub cgroup: Option<String>,
-    /// The v2 id of the pod's own cgroup; 0 when there is none.
+    /// The v2 id of the pod's own cgroup; 0 when there is none. On a host without a v2 tree the inode of its directory in
+    /// the v1 tree that is looked at, for a pod that is counted at its interface.
     pub cgroup_id: u64,
     /// Ids of cgroups in the pod's that are no container's; what runs there counts as the pod's.
     pub other_cgroup_ids: Vec<u64>,
@@ -148,10 +172,62 @@ pub struct Sandbox {
     pub phase: String,
     /// The runtime class, or empty.
     pub runtime_class: String,
+    /// The runtime's handler that runs the pod, or empty for the default one.
+    pub runtime_handler: String,
+    /// Where its traffic is counted.
+    pub hook: Hook,
+    /// What the runtime tells of the sandbox; empty where it is not asked.
+    pub told: SandboxIdentity,
+    /// The pod's labels, bounded; empty where nobody tells them.
+    pub labels: Pairs,
+    /// The pod's annotations, bounded; empty where nobody tells them.
+    pub annotations: Pairs,
     /// All containers, pause included.
     pub containers: Vec<Container>,
     /// Directories that carry this sandbox's kernel programs.
     pub attach_points: Vec<AttachPoint>,
     /// False once its cgroups are gone; it stays until its final totals were scraped.
     pub alive: bool,
+    /// From when on its addresses may be its own: when its first process began, as far as that was seen. Nanoseconds of
+    /// `CLOCK_MONOTONIC`, as all moments of the kernel programs.
+    pub since: u64,
+    /// When it was seen to be gone, on the same clock; `u64::MAX` while it is alive.
+    pub until: u64,
+}
+
+impl Sandbox {
+    /// Where its network namespace may be opened: what the runtime tells, as the node's first process sees it and as this one
+    /// does, then that of its processes.
+    #[must_use]
+    pub fn netns_paths(&self, procfs: &Path) -> Vec<PathBuf> {
+        let told = Path::new(&self.told.netns);
+        let mut paths = Vec::new();
+        if let Ok(below) = told.strip_prefix("/") {
+            paths.push(procfs.join("1/root").join(below));
+            paths.push(told.to_owned());
+        }
+        let pids = self.containers.iter().filter(|container| container.alive).filter_map(|container| container.pid);
+        paths.extend(pids.map(|pid| procfs.join(pid.to_string()).join("ns/net")));
+        paths
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::testing;
+
+    #[test]
+    fn a_namespace_is_looked_for_where_the_runtime_says_then_at_processes() {
+        let mut container = testing::container("app", "/p/app");
+        container.pid = Some(7);
+        let mut dead = testing::container("old", "/p/old");
+        (dead.pid, dead.alive) = (Some(8), false);
+        let mut pod = testing::sandbox("p", vec![container, dead]);
+        assert_eq!(pod.netns_paths(Path::new("/host/proc")), [PathBuf::from("/host/proc/7/ns/net")]);
+        pod.told.netns = "/run/netns/cni-1".into();
+        let paths = pod.netns_paths(Path::new("/proc"));
+        let expected = ["/proc/1/root/run/netns/cni-1", "/run/netns/cni-1", "/proc/7/ns/net"].map(PathBuf::from);
+        assert_eq!(paths, expected);
+    }
 }

@@ -8,25 +8,32 @@ use std::{
 };
 
 use procfs::{CurrentSI, process::Process};
+use rustix::time::ClockId;
+
+use crate::clock;
 
 /// Facts of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessFacts {
     /// Its id in the namespace of the procfs.
     pub pid: i32,
-    /// Its name (`comm`, at most 15 bytes).
+    /// Its name (`comm`, at most 15 bytes). Where that says nothing (a program that runs itself again by `/proc/self/exe`), or
+    /// is cut off, what it calls itself (`argv[0]`, at most 64 characters).
     pub name: String,
-    /// When it started.
+    /// When it started, to be shown and to be compared with others of this agent: see [`boot`].
     pub started: Option<SystemTime>,
+    /// The same in nanoseconds of `CLOCK_MONOTONIC`, in whole ticks of the kernel: not later than it was.
+    pub began: Option<u64>,
     /// Inode numbers of its namespaces by name (namespaces(7)).
     pub namespaces: Vec<(String, u64)>,
 }
 
 impl ProcessFacts {
-    /// How long it has run; `None` when that is not known.
+    /// How long it has run, not counting while the machine slept; `None` when that is not known. `now` is of
+    /// `CLOCK_MONOTONIC`: the wall clock may be set while it runs.
     #[must_use]
-    pub fn age(&self) -> Option<Duration> {
-        SystemTime::now().duration_since(self.started?).ok()
+    pub fn age(&self, now: u64) -> Option<Duration> {
+        Some(Duration::from_nanos(now.saturating_sub(self.began?)))
     }
 
     /// The inode of one namespace.
@@ -49,14 +56,42 @@ const NAMESPACES: [&str; 7] = ["net", "ipc", "uts", "pid", "mnt", "cgroup", "use
 pub fn read(procfs: &Path, pid: i32) -> Option<ProcessFacts> {
     let process = Process::new_with_root(procfs.join(pid.to_string())).ok()?;
     let stat = process.stat().ok()?;
-    Some(ProcessFacts { pid, name: stat.comm.clone(), started: started(&stat), namespaces: namespaces(procfs, pid) })
+    let (started, began) = (started(&stat), began(&stat));
+    let name = full_name(&stat.comm, || process.cmdline().ok()?.into_iter().next());
+    Some(ProcessFacts { pid, name, started, began, namespaces: namespaces(procfs, pid) })
+}
+
+/// `TASK_COMM_LEN` of include/linux/sched.h, without the end.
+const COMM: usize = 15;
+
+fn full_name(comm: &str, argument: impl FnOnce() -> Option<String>) -> String {
+    if comm != "exe" && comm.len() < COMM {
+        return comm.to_owned();
+    }
+    let argument = argument().unwrap_or_default();
+    let told: String = argument.rsplit('/').next().unwrap_or_default().chars().take(64).collect();
+    if told.is_empty() { comm.to_owned() } else { told }
+}
+
+/// Field 22 of proc_pid_stat(5) is on the clock that goes on while the machine sleeps.
+fn began(stat: &procfs::process::Stat) -> Option<u64> {
+    let slept = clock::now(ClockId::Boottime).saturating_sub(clock::monotonic());
+    let since_boot = stat.starttime.checked_mul(1_000_000_000)?.checked_div(procfs::ticks_per_second())?;
+    Some(since_boot.saturating_sub(slept))
+}
+
+/// The moment that [`ProcessFacts::started`] is counted from: that of boot, in the whole seconds of /proc/stat. The
+/// kernel tells another one when the wall clock is set; it is asked once, so that starts do not move against each other,
+/// nor those that were shown.
+#[must_use]
+pub fn boot() -> Option<SystemTime> {
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(boot_time()?))
 }
 
 fn started(stat: &procfs::process::Stat) -> Option<SystemTime> {
-    // Ticks since boot (proc_pid_stat(5), field 22). The time of boot comes from /proc/stat, in whole seconds.
-    let boot = SystemTime::UNIX_EPOCH + Duration::from_secs(boot_time()?);
+    // Ticks since boot (proc_pid_stat(5), field 22).
     let ticks = procfs::ticks_per_second();
-    Some(boot + Duration::from_millis(stat.starttime.checked_mul(1_000)?.checked_div(ticks)?))
+    Some(boot()? + Duration::from_millis(stat.starttime.checked_mul(1_000)?.checked_div(ticks)?))
 }
 
 fn boot_time() -> Option<u64> {
@@ -86,8 +121,9 @@ impl ProcessCache {
     /// given to another is forgotten. So is one that is young: a runtime enters namespaces and changes its name
     /// (execve) in the process that becomes the container's first.
     pub fn check(&mut self, procfs: &Path) {
+        let now = clock::monotonic();
         self.by_pid.retain(|pid, facts| {
-            facts.age().is_none_or(|age| age > YOUNG)
+            facts.age(now).is_none_or(|age| age > YOUNG)
                 && facts.namespace("net").is_some()
                 && facts.namespace("net") == namespace_inode(&procfs.join(pid.to_string()).join("ns/net"))
         });
@@ -115,13 +151,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_that_says_nothing_is_replaced_by_what_the_process_calls_itself() {
+        let name = |comm, argument: Option<&str>| full_name(comm, || argument.map(str::to_owned));
+        assert_eq!(name("pause", Some("/pause")), "pause");
+        assert_eq!(name("exe", Some("runsc-sandbox")), "runsc-sandbox");
+        assert_eq!(name("exe", None), "exe");
+        assert_eq!(name("containerd-shim", Some("/usr/bin/containerd-shim-kata-v2")), "containerd-shim-kata-v2");
+    }
+
+    #[test]
     fn this_process_is_known() {
         let me = i32::try_from(std::process::id()).unwrap();
         let facts = read(Path::new("/proc"), me).unwrap();
         assert_eq!(facts.pid, me);
         assert!(facts.namespace("net").is_some());
-        let age = SystemTime::now().duration_since(facts.started.unwrap()).unwrap_or_default();
+        let age = facts.age(clock::monotonic()).unwrap();
         assert!(age < Duration::from_secs(3600), "{age:?}");
+        let later = clock::monotonic() + 7_200_000_000_000;
+        assert!(facts.age(later).unwrap() > Duration::from_secs(3600));
+        assert_eq!(facts.age(0), Some(Duration::ZERO));
+        let wall = SystemTime::now().duration_since(facts.started.unwrap()).unwrap_or_default();
+        assert!(wall < Duration::from_secs(3600), "{wall:?}");
         assert_eq!(read(Path::new("/proc"), i32::MAX), None);
     }
 }

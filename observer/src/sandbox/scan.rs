@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Directories below which nothing is looked for: deeper than any runtime nests.
-const MAX_DEPTH: usize = 24;
+pub(super) const MAX_DEPTH: usize = 24;
 /// Directories that one scan looks at.
 const MAX_DIRECTORIES: usize = 200_000;
 
@@ -74,6 +74,15 @@ impl From<&FoundContainer> for Sighting {
     }
 }
 
+/// A directory in which something can appear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// The directory.
+    pub path: PathBuf,
+    /// Its inode.
+    pub inode: u64,
+}
+
 /// All that was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
@@ -81,8 +90,8 @@ pub struct Found {
     pub pods: Vec<FoundPod>,
     /// Containers, in pods and alone.
     pub containers: Vec<FoundContainer>,
-    /// Directories in which pods or containers can appear.
-    pub parents: Vec<PathBuf>,
+    /// Directories in which pods, containers or their own cgroups can appear.
+    pub parents: Vec<Parent>,
     /// There is more than one scan looks at.
     pub truncated: bool,
 }
@@ -145,7 +154,7 @@ impl Walk<'_> {
                 pod = Some(self.found.pods.len());
                 let (path, inode) = (place.path.clone(), place.inode);
                 self.found.pods.push(FoundPod { path, inode, uid, qos, others: Vec::new() });
-                self.found.parents.push(directory.clone());
+                self.parent(&directory, inode);
             }
             Kind::Container { id, runtime, pod } => {
                 let mut pid = (self.known)(place.inode).or_else(|| first_process(&directory));
@@ -162,7 +171,7 @@ impl Walk<'_> {
                 if kind == Kind::Helper {
                     return;
                 }
-                self.found.parents.push(directory.clone());
+                self.parent(&directory, place.inode);
             }
         }
         for child in children(&directory, &place, pod) {
@@ -170,8 +179,13 @@ impl Walk<'_> {
         }
     }
 
+    fn parent(&mut self, path: &Path, inode: u64) {
+        self.found.parents.push(Parent { path: path.to_owned(), inode });
+    }
+
     /// Cgroups below a container: its own, unless a node runs in it (kind), whose pods are found as any others.
     fn below(&mut self, directory: &Path, place: &Place, nested: &mut Vec<u64>, pid: &mut Option<i32>) {
+        self.parent(directory, place.inode);
         for child in children(directory, place, None) {
             if !matches!(classify(&child.path), Kind::Nested { .. }) {
                 self.visit(child);
@@ -190,6 +204,13 @@ impl Walk<'_> {
         self.found.truncated |= !good;
         good
     }
+}
+
+/// The names of the directories in a directory; none when it has gone.
+pub(super) fn directories(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 fn children(directory: &Path, place: &Place, pod: Option<usize>) -> Vec<Place> {
@@ -250,9 +271,11 @@ mod tests {
                 (format!("{pod}/{b}").as_str(), Some(pod.as_str()), 0, None),
             ]
         );
-        assert!(found.parents.contains(&directory(root.path(), &pod)));
-        assert!(found.parents.contains(&root.path().join("user.slice")));
-        assert!(!found.parents.iter().any(|path| path.ends_with("init.scope")));
+        for path in [pod.as_str(), &format!("{pod}/{a}/init.scope"), &format!("{pod}/{b}"), "/user.slice"] {
+            let path = directory(root.path(), path);
+            let inode = fs::metadata(&path).unwrap().ino();
+            assert!(found.parents.contains(&Parent { path, inode }));
+        }
     }
 
     #[test]

@@ -13,14 +13,19 @@ use super::{
     addresses::{self, AddressCache},
     assemble::{Knowledge, assemble, is_unfinished},
     attacher::Outcome,
-    classify::attach_root,
+    choice::Choice,
+    classify::{Kind, attach_root, classify},
     hierarchy::Hierarchies,
-    memory::{self, Remembered, carry_over},
+    hook::Handlers,
+    memory::{self, Remembered, carry_over, name_late},
     model::{AttachPoint, Sandbox, SandboxKey},
     process::{self, INIT, ProcessCache},
     scan::{self, Found, Sighting, directory},
 };
-use crate::identity::{PodsFile, Snapshot};
+use crate::{
+    clock,
+    identity::{Names, Selection, Snapshot},
+};
 
 /// How long the totals of a gone sandbox wait for a scrape.
 const KEEP_GONE: Duration = Duration::from_secs(300);
@@ -35,7 +40,9 @@ pub struct SandboxTable {
     has_v2: bool,
     procfs: PathBuf,
     node_name: String,
-    pods: PodsFile,
+    names: Names,
+    choice: Choice,
+    handlers: Handlers,
     last_pods_error: String,
     processes: ProcessCache,
     addresses: AddressCache,
@@ -58,7 +65,7 @@ impl SandboxTable {
     pub fn new(
         hierarchies: &Hierarchies,
         procfs: &Path,
-        pods_file: Option<PathBuf>,
+        names: Names,
         node_name: String,
         remembered: Vec<Remembered>,
     ) -> Self {
@@ -67,7 +74,9 @@ impl SandboxTable {
             has_v2: hierarchies.v2().is_some(),
             procfs: procfs.to_owned(),
             node_name,
-            pods: PodsFile::new(pods_file),
+            names,
+            choice: Choice::default(),
+            handlers: Handlers::default(),
             last_pods_error: String::new(),
             processes: ProcessCache::default(),
             addresses: AddressCache::default(),
@@ -80,6 +89,24 @@ impl SandboxTable {
             finished: HashSet::new(),
             errors: 0,
         }
+    }
+
+    /// The same table, which attaches to what is selected alone.
+    #[must_use]
+    pub fn selecting(self, selection: Selection) -> Self {
+        Self { choice: Choice::new(selection), ..self }
+    }
+
+    /// The same table, with other runtimes whose sandboxes are counted at their interfaces.
+    #[must_use]
+    pub fn with_handlers(self, handlers: Handlers) -> Self {
+        Self { handlers, ..self }
+    }
+
+    /// Whether programs can be attached to a cgroup before it is known whose it is.
+    #[must_use]
+    pub fn attaches_at_once(&self) -> bool {
+        self.has_v2 && self.choice.is_all()
     }
 
     /// The root of the tree that is looked at.
@@ -109,6 +136,12 @@ impl SandboxTable {
         self.scan_after(&[])
     }
 
+    /// Whether a source has other names than at the last scan, without having told.
+    #[must_use]
+    pub fn names_have_changed(&self) -> bool {
+        self.names.have_changed()
+    }
+
     /// Looks at everything anew. `seen` are containers that were made since the last time; one that has gone again
     /// meanwhile is listed as gone.
     ///
@@ -123,6 +156,7 @@ impl SandboxTable {
         let found = scan::scan_with(&self.root, "", &|inode| settled.get(&inode).copied())?;
         self.tell_truncated(found.truncated);
         self.refresh_names();
+        self.names.seen(found.containers.iter().map(|container| container.id.as_str()));
         self.processes.refresh(&self.procfs, found.containers.iter().filter_map(|container| container.pid));
         let netns_of = |pid: i32| self.processes.get(pid).and_then(|facts| facts.namespace("net"));
         let pids = found.containers.iter().filter_map(|container| container.pid);
@@ -134,11 +168,14 @@ impl SandboxTable {
         self.settle_sightings(&found, seen);
         self.recall();
         self.gone.retain(|_, (_, since)| began.saturating_duration_since(*since) < KEEP_GONE);
+        self.choice.judge(&self.here, &self.gone, began);
+        let points = self.attach_points(&found, began);
         Ok(Outcome {
             began,
             snapshot: self.snapshot(),
-            attach: self.attach_points(&found, began),
+            attach: self.choice.of(points, self.here.values()),
             incomplete: !self.sighted.is_empty()
+                || self.choice.waits()
                 || self.here.values().any(|sandbox| is_unfinished(sandbox, &self.processes)),
             parents: found.parents,
         })
@@ -163,8 +200,8 @@ impl SandboxTable {
     }
 
     fn refresh_names(&mut self) {
-        match self.pods.refresh() {
-            Ok(_) => self.last_pods_error.clear(),
+        match self.names.refresh() {
+            Ok(()) => self.last_pods_error.clear(),
             Err(error) => {
                 let text = error.to_string();
                 self.errors += 1;
@@ -205,9 +242,11 @@ impl SandboxTable {
             &Knowledge {
                 process: &|pid| self.processes.get(pid).cloned(),
                 addresses: &|netns| self.addresses.get(netns),
-                pods: self.pods.pods(),
+                pods: self.names.pods(),
                 node_netns,
                 before: &|container| before.get(&(container.path.as_str(), self.id(container.inode))).cloned(),
+                handlers: &self.handlers,
+                has_v2: self.has_v2,
                 attach_point: &|path, inode| self.attach_point(path, inode),
             },
         )
@@ -237,12 +276,16 @@ impl SandboxTable {
             let key = sandbox.key.clone();
             let old = before.remove(&key).or_else(|| self.gone.remove(&key).map(|(sandbox, _)| sandbox));
             carry_over(&mut sandbox, old.as_ref());
+            name_late(&mut sandbox, self.names.pods());
             // A container without a process is being made, unless its pod's processes have all ended before.
             let finished = self.finished.contains(&sandbox.cgroup_id);
             for container in &mut sandbox.containers {
                 container.alive &= container.pid.is_some() || !finished;
             }
             sandbox.alive = sandbox.containers.iter().any(|container| container.alive);
+            if !sandbox.alive {
+                sandbox.until = old.as_ref().map_or(u64::MAX, |old| old.until).min(clock::monotonic());
+            }
             if sandbox.alive {
                 self.finished.remove(&sandbox.cgroup_id);
                 self.here.insert(key, sandbox);
@@ -252,6 +295,7 @@ impl SandboxTable {
         }
         for (key, mut sandbox) in before {
             sandbox.alive = false;
+            sandbox.until = clock::monotonic();
             for container in &mut sandbox.containers {
                 container.alive = false;
             }
@@ -291,20 +335,43 @@ impl SandboxTable {
             if self.here.values().chain(gone).any(|sandbox| memory::has(sandbox, sighting.inode)) {
                 continue;
             }
-            if there.contains(&sighting.inode) {
+            if let Kind::Nested { container } = classify(&sighting.path) {
+                if !self.settle_nested(&container, sighting.inode)
+                    && found.containers.iter().any(|found| found.path == container)
+                {
+                    // Its container waits for its first process.
+                    self.sighted.push(sighting);
+                }
+            } else if there.contains(&sighting.inode) {
                 // It waits for its first process.
                 self.sighted.push(sighting);
-            } else if let Some(container) = Remembered::from_sighting(&sighting, self.pods.pods()) {
+            } else if let Some(container) = Remembered::from_sighting(&sighting, self.names.pods()) {
                 self.recall_one(&container);
             }
         }
     }
 
+    /// A cgroup below this container's came and went. False when nobody knows the container.
+    fn settle_nested(&mut self, container: &str, cgroup_id: u64) -> bool {
+        let Kind::Container { id, .. } = classify(container) else { return false };
+        let gone = self.gone.values_mut().map(|(sandbox, _)| sandbox);
+        let mut containers: Vec<_> = gone
+            .chain(self.here.values_mut())
+            .flat_map(|sandbox| &mut sandbox.containers)
+            .filter(|of| of.id == id && of.cgroup_id != 0)
+            .collect();
+        // One that was started again has the same id; the last is the one that may live.
+        containers.sort_by_key(|container| container.alive);
+        let Some(container) = containers.pop() else { return false };
+        memory::nested_went(container, cgroup_id);
+        true
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         let gone = self.gone.values().map(|(sandbox, _)| sandbox);
-        let sandboxes = gone.chain(self.here.values()).cloned().map(Arc::new).collect();
+        let (observed, others) = self.choice.split(gone.chain(self.here.values()));
         let node: HashSet<IpAddr> = self.node_addresses().into_iter().collect();
-        Arc::new(Snapshot::new(sandboxes, node, self.node_name.clone()))
+        Arc::new(Snapshot::with_others(observed, others, node, self.node_name.clone()))
     }
 
     fn node_addresses(&self) -> BTreeSet<IpAddr> {

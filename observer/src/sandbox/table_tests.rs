@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::identity::PodsFile;
 
 const UID: &str = "11111111-2222-3333-4444-000000000001";
 
@@ -28,7 +29,13 @@ impl Tree {
         SandboxTable {
             root: self.root.path().to_owned(),
             has_v2: true,
-            ..SandboxTable::new(&Hierarchies::default(), Path::new("/proc"), None, String::new(), remembered)
+            ..SandboxTable::new(
+                &Hierarchies::default(),
+                Path::new("/proc"),
+                Names::default(),
+                String::new(),
+                remembered,
+            )
         }
     }
 }
@@ -121,6 +128,28 @@ fn a_container_that_came_and_went_between_two_scans_has_a_name() {
 }
 
 #[test]
+fn a_cgroup_below_a_container_that_came_and_went_between_two_scans_is_the_container_s() {
+    let tree = Tree::new();
+    tree.make('a', std::process::id());
+    let mut table = tree.table(vec![]);
+    table.scan().unwrap();
+    let below = |id: char| format!("/kubepods/pod{UID}/{}", String::from(id).repeat(64));
+    let outcome = table
+        .scan_after(&[
+            Sighting { path: format!("{}/init.scope", below('a')), inode: 4_000_000_001 },
+            Sighting { path: below('b'), inode: 4_000_000_002 },
+            Sighting { path: format!("{}/x/y", below('b')), inode: 4_000_000_003 },
+            Sighting { path: format!("{}/x", below('c')), inode: 4_000_000_004 },
+        ])
+        .unwrap();
+    let of = |id| outcome.snapshot.by_cgroup(id).map(|owner| owner.container_name().to_owned());
+    let names = ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "bbbbbbbbbbbb"].map(|name| Some(name.to_owned()));
+    assert_eq!([4_000_000_001, 4_000_000_002, 4_000_000_003].map(of), names);
+    assert_eq!(of(4_000_000_004), None, "nobody knows this container");
+    assert!(table.sighted.is_empty(), "and nobody will");
+}
+
+#[test]
 fn a_leftover_directory_is_let_go_of() {
     let tree = Tree::new();
     fs::create_dir_all(tree.root.path().join(format!("kubepods/pod{UID}"))).unwrap();
@@ -143,4 +172,45 @@ fn a_node_that_is_a_container_carries_the_programs_of_its_pods() {
     assert_eq!(paths, [tree.root.path().join(&node)]);
     let pods = outcome.snapshot.sandboxes();
     assert_eq!((pods.len(), &pods[0].attach_points), (1, &outcome.attach));
+}
+
+/// Verdicts by what is attached, what is shown, and who waits.
+fn chosen(outcome: &Outcome) -> (usize, usize, usize, bool) {
+    let others = outcome.snapshot.others().len();
+    (outcome.attach.len(), outcome.snapshot.sandboxes().len(), others, outcome.incomplete)
+}
+
+#[test]
+fn only_what_is_selected_is_attached_to_and_shown() {
+    let tree = Tree::new();
+    tree.make('a', std::process::id());
+    let file = tree.root.path().join("pods.json");
+    let tell = |app: &str| {
+        let text = format!(
+            r#"{{"items":[{{"metadata":{{"namespace":"shop","name":"p","uid":"{UID}","labels":{{"app":"{app}"}}}}}}]}}"#
+        );
+        fs::write(&file, text).unwrap();
+    };
+    let names = Names::new(PodsFile::new(Some(file.clone())), crate::identity::Sources::default());
+    let table = SandboxTable { names, ..tree.table(vec![]) };
+    assert!(table.attaches_at_once());
+    let labels = "app=web".parse().unwrap();
+    let mut table = table.selecting(Selection { labels, ..Selection::default() });
+    assert!(!table.attaches_at_once());
+    let outcome = table.scan().unwrap();
+    assert_eq!(chosen(&outcome), (0, 0, 1, true), "nobody has told its labels");
+    let waiting = &outcome.snapshot.others()[0];
+    assert_eq!(waiting.attach_points.len(), 1, "an earlier agent's programs stay meanwhile");
+    assert!(!outcome.snapshot.is_left_out(waiting.cgroup_id));
+    tell("web");
+    let outcome = table.scan().unwrap();
+    assert_eq!(chosen(&outcome).0, 1);
+    assert_eq!((outcome.snapshot.sandboxes().len(), outcome.snapshot.others().len()), (1, 0));
+    tell("other");
+    let outcome = table.scan().unwrap();
+    assert_eq!((chosen(&outcome).0, chosen(&outcome).1, chosen(&outcome).2), (0, 0, 1), "labels may change");
+    let left_out = &outcome.snapshot.others()[0];
+    assert!(left_out.attach_points.is_empty() && outcome.snapshot.is_left_out(left_out.cgroup_id));
+    fs::remove_dir_all(tree.root.path().join("kubepods")).unwrap();
+    assert_eq!(chosen(&table.scan().unwrap()), (0, 0, 1, false), "gone, and still not observed");
 }

@@ -26,7 +26,14 @@ pub struct Change {
 pub struct Watcher {
     inotify: Inotify,
     by_descriptor: HashMap<WatchDescriptor, PathBuf>,
-    by_path: HashMap<PathBuf, WatchDescriptor>,
+    by_path: HashMap<PathBuf, Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    descriptor: WatchDescriptor,
+    /// The directory's, where whoever asked for the watch knew it.
+    inode: Option<u64>,
 }
 
 impl Watcher {
@@ -40,23 +47,26 @@ impl Watcher {
     }
 
     /// Watches a directory for the making and removing of directories in it. True when it was not watched before. One
-    /// that has vanished is no error.
+    /// that has vanished is no error. Who knows the directory's inode saves a system call when it is watched already.
     ///
     /// # Errors
     ///
     /// What inotify_add_watch(2) says: ENOSPC at `fs.inotify.max_user_watches`.
-    pub fn add(&mut self, path: &Path) -> io::Result<bool> {
-        // Asked of the kernel every time: a directory that was removed and made again is another one, and as long as
-        // somebody has a file of the old one open, no event says that it went.
+    pub fn add(&mut self, path: &Path, inode: Option<u64>) -> io::Result<bool> {
+        if inode.is_some() && self.by_path.get(path).is_some_and(|known| known.inode == inode) {
+            return Ok(false);
+        }
+        // Asked of the kernel although the path is known: a directory that was removed and made again is another one, and
+        // as long as somebody has a file of the old one open, no event says that it went.
         let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
         match self.inotify.watches().add(path, mask) {
             Ok(descriptor) => {
-                let known = self.by_path.insert(path.to_owned(), descriptor.clone());
-                if known.as_ref() == Some(&descriptor) {
-                    return Ok(false);
-                }
-                if let Some(old) = known {
-                    self.by_descriptor.remove(&old);
+                let watched = Watched { descriptor: descriptor.clone(), inode };
+                if let Some(old) = self.by_path.insert(path.to_owned(), watched) {
+                    if old.descriptor == descriptor {
+                        return Ok(false);
+                    }
+                    self.by_descriptor.remove(&old.descriptor);
                 }
                 self.by_descriptor.insert(descriptor, path.to_owned());
                 Ok(true)
@@ -85,7 +95,7 @@ impl Watcher {
                 missed = true;
             } else if event.mask.contains(EventMask::IGNORED) {
                 if let Some(path) = self.by_descriptor.remove(&event.wd)
-                    && self.by_path.get(&path) == Some(&event.wd)
+                    && self.by_path.get(&path).is_some_and(|known| known.descriptor == event.wd)
                 {
                     self.by_path.remove(&path);
                 }
@@ -107,7 +117,7 @@ impl AsFd for Watcher {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::MetadataExt};
 
     use super::*;
 
@@ -115,9 +125,10 @@ mod tests {
     fn directories_are_seen_and_files_are_not() {
         let root = tempfile::tempdir().unwrap();
         let mut watcher = Watcher::new().unwrap();
-        assert!(watcher.add(root.path()).unwrap());
-        assert!(!watcher.add(root.path()).unwrap());
-        assert!(!watcher.add(&root.path().join("nothing")).unwrap());
+        assert!(watcher.add(root.path(), None).unwrap());
+        assert!(!watcher.add(root.path(), Some(7)).unwrap());
+        assert!(!watcher.add(root.path(), Some(7)).unwrap());
+        assert!(!watcher.add(&root.path().join("nothing"), Some(8)).unwrap());
         fs::write(root.path().join("file"), "").unwrap();
         let made = root.path().join("made");
         fs::create_dir(&made).unwrap();
@@ -132,18 +143,19 @@ mod tests {
     fn a_directory_made_anew_is_watched_anew_while_somebody_holds_the_old_one() {
         let root = tempfile::tempdir().unwrap();
         let mut watcher = Watcher::new().unwrap();
-        watcher.add(root.path()).unwrap();
+        watcher.add(root.path(), None).unwrap();
         let pod = root.path().join("pod");
+        let inode = || Some(fs::metadata(&pod).unwrap().ino());
         fs::create_dir(&pod).unwrap();
-        assert!(watcher.add(&pod).unwrap());
+        assert!(watcher.add(&pod, inode()).unwrap());
         let held = fs::File::open(&pod).unwrap();
         fs::remove_dir(&pod).unwrap();
         fs::create_dir(&pod).unwrap();
         assert_eq!(watcher.changes().unwrap().0.len(), 3);
-        assert!(watcher.add(&pod).unwrap(), "it is another directory");
+        assert!(watcher.add(&pod, inode()).unwrap(), "it is another directory");
         drop(held);
         fs::create_dir(pod.join("container")).unwrap();
         assert_eq!(watcher.changes().unwrap().0, [Change { path: pod.join("container"), made: true }]);
-        assert!(!watcher.add(&pod).unwrap(), "the end of the old watch does not end the new one");
+        assert!(!watcher.add(&pod, None).unwrap(), "the end of the old watch does not end the new one");
     }
 }

@@ -2,11 +2,17 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use observer_common::edge::{EdgeKey, Role, flags};
+use observer_common::{
+    dns::PeerKey,
+    edge::{EdgeKey, Role, flags},
+};
 
 use crate::{
-    identity::{Owner, Snapshot},
-    sandbox::Sandbox,
+    identity::{
+        Owner, Snapshot,
+        cluster::{OpenBook, PeerRecord, Told},
+    },
+    sandbox::{Sandbox, SandboxKey},
 };
 
 /// The `peer_kind` label: what the other side is.
@@ -16,6 +22,8 @@ pub enum PeerKind {
     Container,
     /// A pod.
     Pod,
+    /// A Service: its address before translation, or an endpoint of it that is no pod.
+    Service,
     /// A node of the cluster.
     Node,
     /// A public address.
@@ -31,6 +39,7 @@ impl PeerKind {
         match self {
             Self::Container => "container",
             Self::Pod => "pod",
+            Self::Service => "service",
             Self::Node => "node",
             Self::External => "external",
             Self::Other => "other",
@@ -46,6 +55,8 @@ pub enum PeerDetail {
     Workload,
     /// By its workload and its own name.
     Pod,
+    /// By its namespace alone.
+    Namespace,
 }
 
 /// The `peer_*` labels.
@@ -63,11 +74,15 @@ pub struct Peer<'a> {
     pub workload_kind: &'a str,
     /// `peer_workload`.
     pub workload: &'a str,
+    /// `peer_name`: what the container asked for when it was given the address.
+    pub name: &'a str,
 }
 
 impl<'a> Peer<'a> {
-    const fn of_kind(kind: PeerKind) -> Self {
-        Self { kind, container: "", namespace: "", pod: "", workload_kind: "", workload: "" }
+    /// Of this kind, without a name.
+    #[must_use]
+    pub const fn of_kind(kind: PeerKind) -> Self {
+        Self { kind, container: "", namespace: "", pod: "", workload_kind: "", workload: "", name: "" }
     }
 
     fn container(name: &'a str) -> Self {
@@ -76,56 +91,174 @@ impl<'a> Peer<'a> {
 
     fn pod(sandbox: &'a Sandbox, detail: PeerDetail) -> Self {
         // A pod that nobody owns is its own workload.
-        let (workload_kind, workload) = if sandbox.workload.is_empty() {
+        let workload = if sandbox.workload.is_empty() {
             ("Pod", sandbox.name.as_str())
         } else {
             (sandbox.workload_kind.as_str(), sandbox.workload.as_str())
         };
-        let pod = match detail {
-            PeerDetail::Workload => "",
-            PeerDetail::Pod => sandbox.name.as_str(),
-        };
-        Self { namespace: &sandbox.namespace, pod, workload_kind, workload, ..Self::of_kind(PeerKind::Pod) }
+        Self::named_pod(&sandbox.namespace, &sandbox.name, workload, detail)
     }
 
-    /// The other side of an edge whose own side is `owner`.
+    fn named_pod(
+        namespace: &'a str,
+        name: &'a str,
+        (workload_kind, workload): (&'a str, &'a str),
+        detail: PeerDetail,
+    ) -> Self {
+        let of_namespace = Self { namespace, ..Self::of_kind(PeerKind::Pod) };
+        match detail {
+            PeerDetail::Namespace => of_namespace,
+            PeerDetail::Workload => Self { workload_kind, workload, ..of_namespace },
+            PeerDetail::Pod => Self { workload_kind, workload, pod: name, ..of_namespace },
+        }
+    }
+
+    /// Somebody beyond this node's pods.
+    fn beyond(record: &'a PeerRecord, detail: PeerDetail) -> Self {
+        match record {
+            PeerRecord::Pod { namespace, name, workload_kind, workload } => {
+                Self::named_pod(namespace, name, (workload_kind, workload), detail)
+            }
+            PeerRecord::Service { namespace, name } => {
+                let service = Self { namespace, ..Self::of_kind(PeerKind::Service) };
+                if detail == PeerDetail::Namespace {
+                    return service;
+                }
+                Self { workload_kind: "Service", workload: name, ..service }
+            }
+            PeerRecord::Node { .. } => Self::of_kind(PeerKind::Node),
+        }
+    }
+}
+
+/// By what a peer is known. Two that are equal are the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who<'a> {
+    /// Its sandbox.
+    Sandbox(&'a SandboxKey),
+    /// What the book of the cluster says of it.
+    Record(&'a PeerRecord),
+    /// Its kind says it.
+    Kind,
+    /// Nobody knows it.
+    Nobody,
+}
+
+/// What is known of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View<'a> {
+    /// The labels.
+    pub peer: Peer<'a>,
+    /// By what it is known.
+    pub who: Who<'a>,
+    /// Somebody has told its name, or that nobody has it; otherwise its name was made from ids, or it may be anybody.
+    pub told: bool,
+    /// It is known by its cgroup, not by its address.
+    pub is_cgroup: bool,
+}
+
+impl<'a> View<'a> {
+    /// The other side of an edge whose own side is `owner`, as it was at a moment, in nanoseconds of `CLOCK_MONOTONIC`.
     #[must_use]
-    pub fn of(key: &EdgeKey, owner: &Owner<'a>, snapshot: &'a Snapshot, detail: PeerDetail) -> Self {
+    pub fn at(key: &EdgeKey, owner: &Owner<'a>, knowledge: &Knowledge<'a>, at: u64) -> Self {
         if key.flags & flags::OVERFLOW != 0 {
-            return Self::of_kind(PeerKind::Other);
+            return Self { who: Who::Kind, ..Self::nobody(PeerKind::Other) };
         }
         match key.loopback_peer() {
-            Some(cgroup) => Self::over_loopback(cgroup, owner, snapshot, detail),
-            None => Self::at(address(&key.peer), snapshot, detail),
-        }
-    }
-
-    fn over_loopback(cgroup: u64, owner: &Owner<'a>, snapshot: &'a Snapshot, detail: PeerDetail) -> Self {
-        match snapshot.by_cgroup(cgroup) {
-            Some(peer) if owner.sandbox.key == peer.sandbox.key => {
-                let name = peer.container.map_or("", |container| container.name.as_str());
-                Self::container(name)
+            Some(cgroup) => {
+                let is_unix = key.flags & flags::UNIX != 0;
+                Self { is_cgroup: true, ..Self::over_loopback(cgroup, is_unix, owner, knowledge) }
             }
-            // On the host network every pod has the same loopback.
-            Some(peer) => Self::pod(peer.sandbox, detail),
-            None if owner.sandbox.host_network && cgroup != 0 => Self::of_kind(PeerKind::Node),
-            None => Self::of_kind(PeerKind::Other),
+            None => Self::of_address(address(&key.peer), knowledge, at),
         }
     }
 
-    fn at(address: IpAddr, snapshot: &'a Snapshot, detail: PeerDetail) -> Self {
-        if let Some(sandbox) = snapshot.by_address(address) {
-            return Self::pod(sandbox, detail);
-        }
-        let kind = if snapshot.is_node_address(address) {
-            PeerKind::Node
-        } else if is_public(address) {
-            PeerKind::External
-        } else {
-            PeerKind::Other
-        };
-        Self::of_kind(kind)
+    const fn nobody(kind: PeerKind) -> Self {
+        Self { peer: Peer::of_kind(kind), who: Who::Nobody, told: true, is_cgroup: false }
     }
+
+    fn over_loopback(cgroup: u64, is_unix: bool, owner: &Owner<'a>, knowledge: &Knowledge<'a>) -> Self {
+        match knowledge.snapshot.peer_by_cgroup(cgroup) {
+            Some(peer) if owner.sandbox.key == peer.sandbox.key => {
+                // Without a name that was told it has the beginning of its id.
+                let told = peer.container.is_none_or(|container| !container.id.starts_with(&container.name));
+                let name = peer.container.map_or("", |container| container.name.as_str());
+                Self { peer: Peer::container(name), who: Who::Sandbox(&peer.sandbox.key), told, is_cgroup: true }
+            }
+            // On the host network every pod has the same loopback, and a volume may be shared by pods.
+            Some(peer) => Self::pod(peer.sandbox, knowledge.detail),
+            None if (owner.sandbox.host_network || is_unix) && cgroup != 0 => Self::nobody(PeerKind::Node),
+            None => Self::nobody(PeerKind::Other),
+        }
+    }
+
+    fn pod(sandbox: &'a Sandbox, detail: PeerDetail) -> Self {
+        let told = !sandbox.namespace.is_empty();
+        Self { peer: Peer::pod(sandbox, detail), who: Who::Sandbox(&sandbox.key), told, is_cgroup: false }
+    }
+
+    fn of_address(address: IpAddr, knowledge: &Knowledge<'a>, at: u64) -> Self {
+        let Knowledge { snapshot, book, detail, .. } = knowledge;
+        // What this node knows by itself comes first: it knew it first.
+        if let Some(sandbox) = snapshot.owner_at(address, at) {
+            return Self::pod(sandbox, *detail);
+        }
+        if snapshot.is_node_address(address) {
+            return Self { who: Who::Kind, ..Self::nobody(PeerKind::Node) };
+        }
+        let answer = book.map(|book| book.told(address, at));
+        let told = match answer {
+            Some(Told::By(record)) => {
+                let peer = Peer::beyond(record, *detail);
+                return Self { peer, who: Who::Record(record), told: true, is_cgroup: false };
+            }
+            // One that was a pod's of this node is known to be nobody's, before the book says so.
+            Some(Told::Nothing | Told::Pending) => snapshot.by_address(address).is_some(),
+            Some(Told::Nobody) | None => true,
+        };
+        // Pods may have public addresses: before the resolver says that nobody has it, it may be anybody's.
+        let is_external = is_public(address) && answer != Some(Told::Pending);
+        let kind = if is_external { PeerKind::External } else { PeerKind::Other };
+        Self { told, ..Self::nobody(kind) }
+    }
+}
+
+/// What is known, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Knowledge<'a> {
+    /// Who is on this node, and was.
+    pub snapshot: &'a Snapshot,
+    /// Who has the addresses beyond it, while it is held open; `None` when nobody fills a book.
+    pub book: Option<&'a OpenBook<'a>>,
+    /// How finely pods are named.
+    pub detail: PeerDetail,
+    /// The moment, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub now: u64,
+}
+
+/// Whose peer it is: what its name is decided by.
+#[must_use]
+pub const fn peer_key(key: &EdgeKey) -> PeerKey {
+    PeerKey { cgroup: key.cgroup, peer: key.peer }
+}
+
+/// The address of a peer that may have a name from DNS: one outside of the cluster, which the container has called.
+#[must_use]
+pub fn external_peer(key: &EdgeKey, knowledge: &Knowledge<'_>) -> Option<IpAddr> {
+    if key.flags & (flags::OVERFLOW | flags::LOOPBACK) != 0 || key.role() == Role::Server {
+        return None;
+    }
+    knowledge.snapshot.by_cgroup(key.cgroup)?;
+    let address = address(&key.peer);
+    let View { peer, who, .. } = View::of_address(address, knowledge, knowledge.now);
+    (who == Who::Nobody && peer.kind == PeerKind::External).then_some(address)
+}
+
+/// The address of an edge's peer; `None` over loopback, and for what found no place in the table.
+#[must_use]
+pub fn peer_address(key: &EdgeKey) -> Option<IpAddr> {
+    let has = key.flags & flags::OVERFLOW == 0 && key.loopback_peer().is_none();
+    has.then(|| address(&key.peer))
 }
 
 /// The address in an edge's key.
@@ -161,10 +294,14 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The `protocol` label for an IP protocol number.
+/// The protocol of messages over Unix sockets, which is no label: they have families of their own.
+pub const UNIX: &str = "unix";
+
+/// The `protocol` label of an edge, by its IP protocol number.
 #[must_use]
-pub const fn protocol_name(protocol: u8) -> &'static str {
-    match protocol {
+pub const fn protocol_name(key: &EdgeKey) -> &'static str {
+    match key.protocol {
+        _ if key.flags & flags::UNIX != 0 => UNIX,
         1 | 58 => "icmp",
         6 => "tcp",
         17 => "udp",
@@ -188,6 +325,7 @@ pub(super) mod tests {
     use std::{collections::HashSet, sync::Arc};
 
     use super::*;
+    use crate::identity::cluster::PeerBook;
     use crate::sandbox::{Container, ContainerKind, Runtime, SandboxKey};
 
     pub fn container(name: &str, cgroup_id: u64, kind: ContainerKind) -> Container {
@@ -195,10 +333,14 @@ pub(super) mod tests {
             id: format!("{cgroup_id:064x}"),
             name: name.into(),
             image: String::new(),
+            attempt: None,
+            requests: Default::default(),
+            limits: Default::default(),
             kind,
             cgroup: String::new(),
             cgroup_id,
             nested_cgroup_ids: vec![cgroup_id + 1000],
+            gone_cgroup_ids: vec![],
             pid: None,
             started: None,
             namespaces: vec![],
@@ -225,9 +367,16 @@ pub(super) mod tests {
             workload: if name == "web" { "shopfront".into() } else { String::new() },
             phase: String::new(),
             runtime_class: String::new(),
+            runtime_handler: String::new(),
+            hook: Default::default(),
+            told: Default::default(),
+            labels: Default::default(),
+            annotations: Default::default(),
             containers,
             attach_points: vec![],
             alive: true,
+            since: 0,
+            until: u64::MAX,
         })
     }
 
@@ -262,10 +411,14 @@ pub(super) mod tests {
         EdgeKey { cgroup, peer: [peer as u32, (peer >> 32) as u32, 0, 0], port: 80, protocol: 6, flags, zero: 0 }
     }
 
+    pub fn knowing(snapshot: &Snapshot, detail: PeerDetail) -> Knowledge<'_> {
+        Knowledge { snapshot, book: None, detail, now: 100 }
+    }
+
     fn peer_of(key: EdgeKey) -> (PeerKind, String) {
         let snapshot = snapshot();
         let owner = snapshot.by_cgroup(key.cgroup).unwrap();
-        let peer = Peer::of(&key, &owner, &snapshot, PeerDetail::Pod);
+        let peer = View::at(&key, &owner, &knowing(&snapshot, PeerDetail::Pod), 1).peer;
         (peer.kind, format!("{}{}{}", peer.container, peer.pod, peer.workload))
     }
 
@@ -276,6 +429,19 @@ pub(super) mod tests {
         assert_eq!(peer_of(over_loopback(12, 1013)), (PeerKind::Container, "proxy".into()), "a cgroup inside proxy's");
         assert_eq!(peer_of(over_loopback(12, 0)), (PeerKind::Other, String::new()), "nobody listens");
         assert_eq!(peer_of(over_loopback(12, 99)), (PeerKind::Other, String::new()), "a stranger in the namespace");
+    }
+
+    #[test]
+    fn a_unix_socket_of_the_host_is_the_nodes() {
+        let unix = |peer| {
+            let key = over_loopback(12, peer);
+            EdgeKey { protocol: 0, port: 0, flags: key.flags | flags::UNIX, ..key }
+        };
+        assert_eq!(protocol_name(&unix(13)), UNIX);
+        assert_eq!(peer_of(unix(13)), (PeerKind::Container, "proxy".into()));
+        assert_eq!(peer_of(unix(21)), (PeerKind::Pod, "dbdb".into()));
+        assert_eq!(peer_of(unix(99)), (PeerKind::Node, String::new()));
+        assert_eq!(peer_of(unix(0)), (PeerKind::Other, String::new()), "nobody knows who it is");
     }
 
     #[test]
@@ -294,6 +460,95 @@ pub(super) mod tests {
         for unknown in ["10.99.0.1", "100.64.3.4", "169.254.1.1", "224.0.0.1", "fe80::1", "fd01::1", "ff02::1"] {
             assert_eq!(peer_of(to(12, unknown)).0, PeerKind::Other, "{unknown}");
         }
+    }
+
+    #[test]
+    fn a_pod_is_named_as_finely_as_was_asked_for() {
+        let snapshot = snapshot();
+        let key = to(21, "10.88.0.2");
+        let owner = snapshot.by_cgroup(21).unwrap();
+        let named = |detail| {
+            let peer = View::at(&key, &owner, &knowing(&snapshot, detail), 1).peer;
+            (peer.kind, peer.namespace, peer.workload_kind, peer.workload, peer.pod)
+        };
+        assert_eq!(named(PeerDetail::Pod), (PeerKind::Pod, "shop", "Deployment", "shopfront", "web"));
+        assert_eq!(named(PeerDetail::Workload), (PeerKind::Pod, "shop", "Deployment", "shopfront", ""));
+        assert_eq!(named(PeerDetail::Namespace), (PeerKind::Pod, "shop", "", "", ""));
+    }
+
+    #[test]
+    fn names_are_for_external_peers_that_were_called() {
+        let snapshot = snapshot();
+        let nobody = knowing(&snapshot, PeerDetail::Workload);
+        let called = to(12, "93.184.216.34");
+        assert_eq!(external_peer(&called, &nobody), Some("93.184.216.34".parse().unwrap()));
+        let calls = EdgeKey { flags: Role::Server as u8, ..called };
+        let overflowed = EdgeKey { flags: called.flags | flags::OVERFLOW, ..called };
+        let nobodys = EdgeKey { cgroup: 777, ..called };
+        for other in [calls, overflowed, nobodys, to(12, "10.88.0.1"), to(12, "fd00:88::3"), over_loopback(12, 13)] {
+            assert_eq!(external_peer(&other, &nobody), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn beyond_the_node_the_book_tells() {
+        let snapshot = snapshot();
+        let book = PeerBook::default();
+        let tell = |address: &str, record| book.tell(address.parse().unwrap(), Some(Arc::new(record)), 100);
+        let text = |text: &str| String::from(text);
+        tell("10.96.0.80", PeerRecord::Service { namespace: text("shop"), name: text("api") });
+        tell("93.184.216.34", PeerRecord::Node { name: text("m") });
+        let owned = ("Deployment", "cart");
+        let pod = |name: &str| PeerRecord::Pod {
+            namespace: text("shop"),
+            name: text(name),
+            workload_kind: text(owned.0),
+            workload: text(owned.1),
+        };
+        tell("10.99.0.1", pod("cart-7d9-x"));
+        // What the node knows by itself is not taken from the book.
+        tell("10.88.0.2", pod("old"));
+        tell("10.88.0.1", pod("old"));
+        let open = book.open();
+        let seen = |at, address: &str, detail| {
+            let key = to(21, address);
+            let owner = snapshot.by_cgroup(21).unwrap();
+            let peer = View::at(&key, &owner, &Knowledge { book: Some(&open), ..knowing(&snapshot, detail) }, at).peer;
+            (peer.kind, [peer.namespace, peer.workload_kind, peer.workload, peer.pod].join(" "))
+        };
+        let workload = |at, address| seen(at, address, PeerDetail::Workload);
+        assert_eq!(workload(100, "10.96.0.80"), (PeerKind::Service, text("shop Service api ")));
+        assert_eq!(workload(99, "10.96.0.80"), (PeerKind::Other, text("   ")), "before it was told");
+        assert_eq!(workload(100, "93.184.216.34"), (PeerKind::Node, text("   ")));
+        assert_eq!(workload(99, "93.184.216.34").0, PeerKind::External);
+        assert_eq!(workload(100, "10.99.0.1"), (PeerKind::Pod, text("shop Deployment cart ")));
+        assert_eq!(seen(100, "10.99.0.1", PeerDetail::Pod).1, "shop Deployment cart cart-7d9-x");
+        assert_eq!(seen(100, "10.99.0.1", PeerDetail::Namespace), (PeerKind::Pod, text("shop   ")));
+        assert_eq!(seen(100, "10.96.0.80", PeerDetail::Namespace), (PeerKind::Service, text("shop   ")));
+        assert_eq!(seen(100, "10.88.0.2", PeerDetail::Pod).1, "shop Deployment shopfront web");
+        assert_eq!(workload(100, "10.88.0.1").0, PeerKind::Node);
+        let called = to(12, "93.184.216.34");
+        let workload = knowing(&snapshot, PeerDetail::Workload);
+        let external = |now| external_peer(&called, &Knowledge { book: Some(&open), now, ..workload });
+        assert_eq!([external(100), external(99)], [None, Some("93.184.216.34".parse().unwrap())]);
+    }
+
+    #[test]
+    fn nobody_is_guessed_to_be_external_before_the_resolver_has_answered() {
+        let snapshot = snapshot();
+        let book = PeerBook::answered();
+        let called = to(12, "2001:db8::7");
+        let seen = |at| {
+            let open = book.open();
+            let knowledge = Knowledge { book: Some(&open), now: at, ..knowing(&snapshot, PeerDetail::Workload) };
+            let owner = snapshot.by_cgroup(12).unwrap();
+            let View { peer, told, .. } = View::at(&called, &owner, &knowledge, at);
+            (peer.kind, told, external_peer(&called, &knowledge).is_some())
+        };
+        assert_eq!(seen(100), (PeerKind::Other, false, false));
+        book.tell("2001:db8::7".parse().unwrap(), None, 100);
+        assert_eq!(seen(100), (PeerKind::External, true, true));
+        assert_eq!(seen(99), (PeerKind::Other, false, false), "before it was told");
     }
 
     #[test]

@@ -7,7 +7,11 @@ use std::{
 
 use observer_common::edge::EdgeKey;
 
-use crate::{identity::Snapshot, kernel::EdgeReading, sandbox::SandboxKey};
+use crate::{
+    identity::Snapshot,
+    kernel::{EdgeReading, Slot},
+    sandbox::{Container, SandboxKey},
+};
 
 /// How long counters of a cgroup that nobody knows are kept under an empty name, in the hope that somebody tells.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -15,42 +19,63 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// What can be given back after a scrape.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Retirement {
-    /// Sandboxes that are gone and whose final totals were in the scrape.
-    pub sandboxes: Vec<SandboxKey>,
-    /// Their cgroups.
-    pub cgroups: Vec<u64>,
-    /// Slots whose counters end with their sandbox.
-    pub slots: Vec<(u32, EdgeKey)>,
+    /// Sandboxes that are gone and whose final totals were in the scrape, each with its cgroups.
+    pub sandboxes: Vec<(SandboxKey, Vec<u64>)>,
+    /// Cgroups of pods that are not to be observed.
+    pub left_out: Vec<u64>,
+    /// Slots that somebody goes on with.
+    pub goes_on: GoesOn,
+    /// Slots whose counters end with their sandbox, each with its birth: whomever it was given to meanwhile, it was shown for
+    /// the last time.
+    pub slots: Vec<(u32, u64)>,
     /// Slots whose counters go to the unattributed slot.
     pub fold: Vec<(u32, EdgeKey)>,
 }
 
+/// Slots that somebody goes on with.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct GoesOn {
+    /// Slots whose counters go to another one of the same series.
+    pub merge: Vec<(Slot, Slot)>,
+    /// Slots of sandboxes that are gone, and the cgroups of those that go on with their series.
+    pub adopt: Vec<(Slot, u64)>,
+}
+
 impl Retirement {
     /// Decides after a scrape that showed these readings with this snapshot. `unknown` remembers since when a cgroup
-    /// has had no name.
+    /// has had no name; `goes_on` are slots that somebody goes on with.
     #[must_use]
     pub fn after_scrape(
         readings: &[EdgeReading],
+        goes_on: GoesOn,
         snapshot: &Snapshot,
         unknown: &mut HashMap<u64, Instant>,
         now: Instant,
     ) -> Self {
-        let mut retirement = Self::default();
-        let mut gone = HashSet::new();
+        let mut retirement = Self { goes_on, ..Self::default() };
+        let adopted: HashSet<u32> = retirement.goes_on.adopt.iter().map(|(slot, _)| slot.number).collect();
+        let mut gone = HashSet::<u64>::new();
         for sandbox in snapshot.sandboxes().iter().filter(|sandbox| !sandbox.alive) {
-            retirement.sandboxes.push(sandbox.key.clone());
-            gone.insert(sandbox.cgroup_id);
-            for container in &sandbox.containers {
-                gone.insert(container.cgroup_id);
-                gone.extend(&container.nested_cgroup_ids);
-            }
+            let of =
+                |container: &Container| std::iter::once(container.cgroup_id).chain(container.nested_cgroup_ids.clone());
+            let cgroups = std::iter::once(sandbox.cgroup_id).chain(sandbox.containers.iter().flat_map(of));
+            let cgroups: Vec<u64> = cgroups.filter(|cgroup| *cgroup != 0).collect();
+            gone.extend(&cgroups);
+            retirement.sandboxes.push((sandbox.key.clone(), cgroups));
         }
-        gone.remove(&0);
+        let mut left_out = HashSet::new();
         let mut still_unknown = HashSet::new();
         for reading in readings {
             let Some(key) = &reading.key else { continue };
-            if gone.contains(&key.cgroup) {
-                retirement.slots.push((reading.slot, *key));
+            if snapshot.is_left_out(key.cgroup) {
+                // It was counted before that was known, or for an earlier agent that was told otherwise.
+                retirement.slots.push((reading.slot, reading.born));
+                left_out.insert(key.cgroup);
+            } else if gone.contains(&key.cgroup) {
+                if adopted.contains(&reading.slot) {
+                    continue;
+                }
+                retirement.slots.push((reading.slot, reading.born));
             } else if snapshot.by_cgroup(key.cgroup).is_none() {
                 still_unknown.insert(key.cgroup);
                 if now.duration_since(*unknown.entry(key.cgroup).or_insert(now)) >= PATIENCE {
@@ -59,15 +84,30 @@ impl Retirement {
             }
         }
         unknown.retain(|cgroup, _| still_unknown.contains(cgroup));
-        retirement.cgroups = gone.into_iter().collect();
-        retirement.cgroups.sort_unstable();
+        retirement.left_out = left_out.into_iter().collect();
+        retirement.left_out.sort_unstable();
         retirement
+    }
+
+    /// Sandboxes that can be let go of, and cgroups whose names can, when these cgroups still have slots: one that went on
+    /// with another's after the scrape that this was decided by. The next scrape shows these, and decides again.
+    #[must_use]
+    pub fn settled(self, counting: &HashSet<u64>) -> (Vec<SandboxKey>, Vec<u64>) {
+        let Self { sandboxes, left_out, .. } = self;
+        let free = |cgroups: &[u64]| !cgroups.iter().any(|cgroup| counting.contains(cgroup));
+        let (keys, cgroups): (Vec<_>, Vec<_>) = sandboxes.into_iter().filter(|(_, cgroups)| free(cgroups)).unzip();
+        (keys, cgroups.into_iter().flatten().chain(left_out).collect())
     }
 
     /// True when there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.sandboxes.is_empty() && self.slots.is_empty() && self.fold.is_empty()
+        let GoesOn { merge, adopt } = &self.goes_on;
+        merge.is_empty()
+            && adopt.is_empty()
+            && self.sandboxes.is_empty()
+            && self.slots.is_empty()
+            && self.fold.is_empty()
     }
 }
 
@@ -75,7 +115,10 @@ impl Retirement {
 mod tests {
     use std::{collections::HashSet as Set, sync::Arc};
 
-    use observer_common::counters::{PacketCounters, RareCounters};
+    use observer_common::{
+        counters::{PacketCounters, RareCounters},
+        tcp::TcpCounters,
+    };
 
     use super::super::attribute::tests::{container, sandbox, to};
     use super::*;
@@ -85,12 +128,16 @@ mod tests {
         EdgeReading {
             slot,
             key: Some(to(cgroup, "10.0.0.1")),
+            born: 0,
+            decision: 0,
+            closed: false,
             packets: PacketCounters::default(),
             rare: RareCounters::default(),
+            tcp: TcpCounters::default(),
         }
     }
 
-    fn numbers(slots: &[(u32, EdgeKey)]) -> Vec<u32> {
+    fn numbers(slots: &[(u32, impl Copy)]) -> Vec<u32> {
         slots.iter().map(|(slot, _)| *slot).collect()
     }
 
@@ -108,11 +155,16 @@ mod tests {
         let readings = [reading(1, 11), reading(2, 21), reading(3, 1021), reading(4, 99)];
         let mut unknown = HashMap::new();
         let start = Instant::now();
-        let first = Retirement::after_scrape(&readings, &snapshot, &mut unknown, start);
+        let first = Retirement::after_scrape(&readings, Default::default(), &snapshot, &mut unknown, start);
         assert_eq!(numbers(&first.slots), [2, 3]);
-        assert_eq!(first.sandboxes, [SandboxKey("left".into())]);
+        assert_eq!(first.sandboxes, [(SandboxKey("left".into()), vec![20, 21, 1021])]);
         assert_eq!(numbers(&first.fold), [0; 0], "an unknown cgroup gets time");
-        let later = Retirement::after_scrape(&readings, &snapshot, &mut unknown, start + PATIENCE);
+        let counting = HashSet::from([1021]);
+        let first_again = Retirement::after_scrape(&readings, GoesOn::default(), &snapshot, &mut unknown, start);
+        assert_eq!(first.settled(&HashSet::from([11])).0, [SandboxKey("left".into())]);
+        let (keys, names) = first_again.settled(&counting);
+        assert!(keys.is_empty() && names.is_empty(), "it went on with another's slot, which the next scrape shows");
+        let later = Retirement::after_scrape(&readings, Default::default(), &snapshot, &mut unknown, start + PATIENCE);
         assert_eq!(numbers(&later.fold), [4]);
     }
 }

@@ -12,7 +12,7 @@ use super::{libraries, modules};
 use crate::workspace::Workspace;
 
 /// What the pods' network is made of; built into some kernels, modules in others.
-const MODULES: [&str; 4] = ["veth", "bridge", "ipv6", "sch_ingress"];
+const MODULES: [&str; 6] = ["veth", "loop", "bridge", "ipv6", "sch_ingress", "cls_bpf"];
 
 /// Writes the initramfs of a kernel and gives its path.
 pub fn build(workspace: &Workspace, kernel: &Kernel) -> Result<PathBuf> {

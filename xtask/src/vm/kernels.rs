@@ -5,7 +5,7 @@ use std::{fmt, fs};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::mirror::{Mirror, Suite};
+use crate::mirror::{Mirror, Suite};
 use crate::steps::doing;
 use crate::workspace::Workspace;
 

@@ -7,7 +7,6 @@ mod cpio;
 mod initramfs;
 mod kernels;
 mod libraries;
-mod mirror;
 mod modules;
 mod qemu;
 
@@ -40,7 +39,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "v2")]
     cgroup: Cgroup,
     /// Stop a guest after so many seconds
-    #[arg(long, value_name = "N", default_value_t = 600)]
+    #[arg(long, value_name = "N", default_value_t = 1500)]
     timeout: u64,
     /// Show the guest's console while it runs
     #[arg(long)]
@@ -88,7 +87,7 @@ pub fn command(args: &Args) -> Result<()> {
 
 /// Boots these kernels on pure cgroup v2 with the release build that is there.
 pub fn boot(workspace: &Workspace, releases: &[Release]) -> Result<String> {
-    let options = Options { filter: "", hybrid: false, timeout: std::time::Duration::from_mins(10), console: false };
+    let options = Options { filter: "", hybrid: false, timeout: std::time::Duration::from_mins(25), console: false };
     boot_all(workspace, releases, &options)
 }
 

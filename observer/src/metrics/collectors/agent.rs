@@ -41,16 +41,19 @@ impl Collect for AgentCollector {
         out.family(&c::AGENT_EDGES_USED).sample_if([], facts.edges.map(|(used, _)| used));
         out.family(&c::AGENT_EDGES_CAPACITY).sample_if([], facts.edges.map(|(_, capacity)| capacity));
         out.family(&c::AGENT_EDGES_OVERFLOWED).sample_if([], facts.overflowed);
+        out.family(&c::AGENT_SERIES_LIMIT).sample_if([], facts.series.map(|series| series.limit));
+        out.family(&c::AGENT_SERIES_USED).sample_if([], facts.series.map(|series| series.used));
+        out.family(&c::AGENT_SERIES_FOLDED).sample_if([], facts.series.map(|series| series.folded));
         for (direction, (bytes, packets)) in &facts.unattributed {
             out.family(&c::AGENT_UNATTRIBUTED_BYTES).sample([direction.as_str()], *bytes);
-            out.family(&c::AGENT_UNATTRIBUTED_PACKETS).sample([direction.as_str()], *packets);
+            out.family(&c::AGENT_UNATTRIBUTED_PACKETS).sample_if([direction.as_str()], *packets);
         }
         for (reason, total) in &facts.losses {
             out.family(&c::AGENT_KERNEL_LOSSES).sample([reason], *total);
         }
         for (direction, (bytes, packets)) in &facts.pending {
             out.family(&c::AGENT_PENDING_BYTES).sample([direction.as_str()], *bytes);
-            out.family(&c::AGENT_PENDING_PACKETS).sample([direction.as_str()], *packets);
+            out.family(&c::AGENT_PENDING_PACKETS).sample_if([direction.as_str()], *packets);
         }
         for (source, errors) in &facts.source_errors {
             out.family(&c::AGENT_SOURCE_ERRORS).sample([source], *errors);

@@ -1,16 +1,34 @@
 //! Pods and sandboxes, as the snapshot knows them.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use crate::{
     identity::Snapshot,
     metrics::{Collect, Exposition, catalogue as c},
-    sandbox::{ContainerKind, QosClass, Sandbox},
+    sandbox::{ContainerKind, Hook, QosClass, Sandbox},
 };
 
-/// Writes what a pod is; reads nothing but the snapshot.
+/// Pods that are counted at their interfaces now, by cgroup id. Shared by whoever attaches and whoever shows it.
+#[derive(Debug, Clone, Default)]
+pub struct CountedAtInterface(Arc<Mutex<HashSet<u64>>>);
+
+impl CountedAtInterface {
+    /// Says who they are.
+    pub fn set(&self, cgroups: HashSet<u64>) {
+        *self.lock() = cgroups;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes what a pod is; reads nothing but the snapshot, and which pods are counted at their interfaces.
 #[derive(Debug, Default)]
-pub struct InfoCollector;
+pub struct InfoCollector(pub CountedAtInterface);
 
 impl Collect for InfoCollector {
     fn name(&self) -> &'static str {
@@ -19,15 +37,17 @@ impl Collect for InfoCollector {
 
     fn collect(&mut self, snapshot: &Snapshot, out: &mut Exposition) -> anyhow::Result<()> {
         let mut seen = HashSet::new();
+        let at_interface = self.0.lock();
         let (mut pods, mut containers) = (0u64, 0u64);
         for sandbox in snapshot.sandboxes().iter().filter(|s| s.alive) {
             pods += 1;
             containers += count(sandbox);
             if seen.insert((&sandbox.namespace, &sandbox.name, &sandbox.uid, &sandbox.sandbox_id)) {
                 pod(sandbox, snapshot.node_name(), out);
-                self::sandbox(sandbox, out);
+                self::sandbox(sandbox, attached(sandbox, &at_interface), out);
             }
         }
+        restarts(snapshot, out);
         out.family(&c::AGENT_PODS).sample([], pods);
         out.family(&c::AGENT_CONTAINERS).sample([], containers);
         Ok(())
@@ -37,6 +57,22 @@ impl Collect for InfoCollector {
 fn count(sandbox: &Sandbox) -> u64 {
     let living = sandbox.containers.iter().filter(|c| c.alive && c.kind == ContainerKind::Application);
     u64::try_from(living.count()).unwrap_or(u64::MAX)
+}
+
+/// The newest attempt of each name: earlier ones are listed while their pod lives. Two pods of one name, one of them
+/// about to end, are one series.
+fn restarts(snapshot: &Snapshot, out: &mut Exposition) {
+    let mut newest: BTreeMap<[&str; 3], u32> = BTreeMap::new();
+    for sandbox in snapshot.sandboxes().iter().filter(|s| s.alive) {
+        for container in sandbox.containers.iter().filter(|c| c.kind == ContainerKind::Application) {
+            let Some(attempt) = container.attempt else { continue };
+            let known = newest.entry([&sandbox.namespace, &sandbox.name, &container.name]).or_default();
+            *known = attempt.max(*known);
+        }
+    }
+    for (labels, attempt) in newest {
+        out.family(&c::CONTAINER_RESTARTS).sample(labels, u64::from(attempt));
+    }
 }
 
 fn pod(sandbox: &Sandbox, node: &str, out: &mut Exposition) {
@@ -59,17 +95,21 @@ fn pod(sandbox: &Sandbox, node: &str, out: &mut Exposition) {
     );
 }
 
-fn sandbox(sandbox: &Sandbox, out: &mut Exposition) {
+/// The hook in force.
+fn attached(sandbox: &Sandbox, at_interface: &HashSet<u64>) -> &'static str {
+    if sandbox.cgroup_id != 0 && at_interface.contains(&sandbox.cgroup_id) {
+        "interface"
+    } else if sandbox.hook == Hook::Cgroup && !sandbox.attach_points.is_empty() {
+        "cgroup"
+    } else {
+        "none"
+    }
+}
+
+fn sandbox(sandbox: &Sandbox, attached: &str, out: &mut Exposition) {
     let netns = sandbox.netns.map(|inode| inode.to_string()).unwrap_or_default();
     out.family(&c::SANDBOX_INFO).sample(
-        [
-            &sandbox.namespace,
-            &sandbox.name,
-            &sandbox.sandbox_id,
-            sandbox.runtime.as_str(),
-            &netns,
-            if sandbox.attach_points.is_empty() { "none" } else { "cgroup" },
-        ],
+        [&sandbox.namespace, &sandbox.name, &sandbox.sandbox_id, sandbox.runtime.as_str(), &netns, attached],
         1u64,
     );
 }
@@ -77,7 +117,40 @@ fn sandbox(sandbox: &Sandbox, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::testing::{container, snapshot};
+    use crate::{
+        resources::testing::{container, snapshot},
+        sandbox::Container,
+    };
+
+    #[test]
+    fn restarts_are_the_newest_attempt_and_absent_when_nobody_tells() {
+        let attempt = |name: &str, attempt| Container { attempt, ..container(name, "/p/x") };
+        let dead = Container { alive: false, ..attempt("a", Some(1)) };
+        let containers = vec![dead, attempt("a", Some(2)), attempt("b", None), attempt("c", Some(0))];
+        let mut out = Exposition::default();
+        InfoCollector::default()
+            .collect(&snapshot(vec![("p", containers), ("p", vec![attempt("a", Some(0))])]), &mut out)
+            .unwrap();
+        let text = String::from_utf8(out.take().concat()).unwrap();
+        let samples: Vec<_> = text.lines().filter(|line| line.starts_with("observer_container_restarts")).collect();
+        let line = |name: &str, count| {
+            format!("observer_container_restarts_total{{namespace=\"n\",pod=\"p\",container=\"{name}\"}} {count}")
+        };
+        assert_eq!(samples, [line("a", 2), line("c", 0)]);
+    }
+
+    #[test]
+    fn the_hook_in_force_is_told() {
+        let plain = crate::resources::testing::sandbox("p", vec![]);
+        let point = crate::sandbox::AttachPoint { cgroup_id: 7, path: "/x".into() };
+        let at_cgroup = Sandbox { cgroup_id: 7, attach_points: vec![point], ..plain.clone() };
+        let at_interface = Sandbox { hook: Hook::Interface, ..at_cgroup.clone() };
+        let counted = HashSet::from([7]);
+        assert_eq!(attached(&plain, &counted), "none");
+        assert_eq!(attached(&at_cgroup, &HashSet::new()), "cgroup");
+        assert_eq!(attached(&at_interface, &counted), "interface");
+        assert_eq!(attached(&at_interface, &HashSet::new()), "none", "its interface was not found");
+    }
 
     #[test]
     fn a_pod_is_there_once_and_pause_does_not_count() {
@@ -85,8 +158,8 @@ mod tests {
         pause.kind = ContainerKind::Pause;
         let pods = vec![("p", vec![pause, container("a", "/p/a")]), ("p", vec![container("a", "/q/a")])];
         let mut out = Exposition::default();
-        InfoCollector.collect(&snapshot(pods), &mut out).unwrap();
-        let text = String::from_utf8(out.to_text()).unwrap();
+        InfoCollector::default().collect(&snapshot(pods), &mut out).unwrap();
+        let text = String::from_utf8(out.take().concat()).unwrap();
         assert!(text.contains("observer_agent_pods 2\n") && text.contains("observer_agent_containers 2\n"), "{text}");
         let pod = "observer_pod_info{namespace=\"n\",pod=\"p\",uid=\"\",pod_ip=\"\",node=\"\",\
             qos_class=\"Burstable\",host_network=\"false\",workload_kind=\"\",workload=\"\",runtime_class=\"\",\

@@ -46,7 +46,7 @@ mod tests {
     fn this_process_uses_something() {
         let mut out = Exposition::default();
         ProcessCollector::default().collect(&Snapshot::default(), &mut out).unwrap();
-        let text = String::from_utf8(out.to_text()).unwrap();
+        let text = String::from_utf8(out.take().concat()).unwrap();
         let value = |name: &str| {
             let line = text.lines().find(|l| l.starts_with(name)).unwrap();
             line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()

@@ -1,0 +1,152 @@
+//! What is not selected is not observed, and what is selected is observed as if all were.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::PATIENCE;
+use super::count::{Counted, check_udp};
+use super::stage::{Scale, Stage, settled, wait_for_pods};
+use crate::actor::{Command, Pace, Sizes};
+use crate::agent::Agent;
+use crate::pod::{Pod, PodSpec};
+use crate::samples::Samples;
+
+/// Of these rules each leaves one of the pods out.
+const RULES: [&str; 8] = [
+    "--pods.namespaces",
+    "cases,hidden",
+    "--pods.exclude-namespaces",
+    "hidden",
+    "--pods.selector",
+    "observe notin (no),tier",
+    "--pods.annotation-selector",
+    "!skip",
+];
+const SEEN: &str = "seen";
+const LATE: &str = "late";
+
+/// Pods that an agent counted before it was told otherwise, pods that are left out by namespace, label and annotation,
+/// and one whose name comes late.
+pub fn selection(_: Scale, edges: Option<u32>) -> Result<()> {
+    let stage = Stage::new(edges)?;
+    let agent = stage.agent()?;
+    let pod = |spec: PodSpec| Pod::create(&stage.node, spec.label("tier", "t"));
+    let seen = pod(PodSpec::new("cases", SEEN, &["c"]).label("observe", "yes"))?;
+    let left_out = [
+        pod(PodSpec::new("hidden", "by-exclusion", &["c"]))?,
+        pod(PodSpec::new("elsewhere", "by-namespace", &["c"]))?,
+        pod(PodSpec::new("cases", "by-label", &["c"]).label("observe", "no"))?,
+        pod(PodSpec::new("cases", "by-annotation", &["c"]).annotation("skip", "yes"))?,
+        Pod::create(&stage.node, PodSpec::new("cases", "by-absence", &["c"]))?,
+    ];
+    left_out.iter().try_for_each(|pod| seen.introduce(pod))?;
+    let all: Vec<&Pod> = left_out.iter().chain([&seen]).collect();
+    stage.announce(&all)?;
+    wait_for_pods(&agent, &all.iter().map(|pod| pod.spec().name.as_str()).collect::<Vec<_>>())?;
+    left_out.iter().try_for_each(|pod| talk(pod, &seen, 1))?;
+    settled(&agent)?;
+    for pod in &all {
+        ensure!(links(&stage, pod)? == 2, "without a selection all are attached to, but {} is not", pod.spec().name);
+    }
+    agent.kill9()?;
+
+    let agent = stage.agent_with(None, &RULES)?;
+    wait_for_pods(&agent, &[SEEN])?;
+    let before = forgotten(&agent, &stage, &left_out)?;
+    for pod in &left_out {
+        talk(pod, &seen, 10)?;
+        talk(&seen, pod, 10)?;
+    }
+    let after = settled(&agent)?;
+    check_left_out(&after, &stage, &left_out)?;
+    ensure!(links(&stage, &seen)? == 2, "the pod that is selected is not attached to");
+    let counted = Counted { before: &before, after: &after };
+    let number = left_out.len() as u64;
+    for direction in ["transmit", "receive"] {
+        // What one asked, and what it answered to the others.
+        check_udp(direction, counted.pod(SEEN, direction), 20 * number, 2_000 * number, IpAddr::V4(seen.ipv4()))?;
+    }
+    if edges.is_none() {
+        // Their names are not compared: pods of other nodes on this machine may have the same addresses.
+        let peers = [("pod", SEEN), ("peer_kind", "pod"), ("direction", "receive")];
+        let address = IpAddr::V4(seen.ipv4());
+        check_udp("from those that are left out", counted.of(&peers), 20 * number, 2_000 * number, address)?;
+    }
+    late(&stage, &agent, &all)?;
+    agent.terminate()
+}
+
+/// A pod that nobody names in time is not attached to, because its namespace is none of those that are selected. When it
+/// has a name, it is.
+fn late(stage: &Stage, agent: &Agent, others: &[&Pod]) -> Result<()> {
+    let late = Pod::create(&stage.node, PodSpec::new("cases", LATE, &["c"]).label("tier", "t"))?;
+    std::thread::sleep(Duration::from_millis(2_500));
+    settled(agent)?;
+    ensure!(links(stage, &late)? == 0, "a pod without a name is attached to");
+    stage.announce(&others.iter().copied().chain([&late]).collect::<Vec<_>>())?;
+    wait_for_pods(agent, &[LATE])?;
+    let before = settled(agent)?;
+    ensure!(links(stage, &late)? == 2, "a pod that got its name is not attached to");
+    talk(&late, &late, 10)?;
+    let after = settled(agent)?;
+    let counted = Counted { before: &before, after: &after };
+    // To itself: what was sent and what was echoed, each of them once in each direction.
+    check_udp("with a late name", counted.sent(LATE, "c"), 20, 2_000, IpAddr::V4(late.ipv4()))
+}
+
+/// So many datagrams of 100 bytes from one pod to another, each of them echoed.
+fn talk(from: &Pod, to: &Pod, count: usize) -> Result<()> {
+    let server = to.container("c")?.serve_udp(SocketAddr::from((to.ipv4(), 0)), true)?;
+    let sizes = Sizes::List(vec![100; count]);
+    let command = Command::UdpSend { to: server, sizes, connected: false, pace: Pace::Echoed { window: 1 } };
+    from.container("c")?.traffic(&command).map(drop)
+}
+
+/// The programs that are pinned for a pod.
+fn links(stage: &Stage, pod: &Pod) -> Result<usize> {
+    let cgroup = pod.cgroup().unified().context("the pod has no cgroup in the v2 tree")?;
+    let inode = std::fs::metadata(&cgroup).with_context(|| format!("looking at {}", cgroup.display()))?.ino();
+    let root = stage.bpffs().join("observer");
+    for version in std::fs::read_dir(&root).with_context(|| format!("reading {}", root.display()))? {
+        let links = version?.path().join("links");
+        if links.is_dir() {
+            let pins = ["ingress", "egress"].map(|direction| links.join(format!("{inode}-{direction}")));
+            return Ok(pins.iter().filter(|pin| pin.exists()).count());
+        }
+    }
+    bail!("{} has no directory of links", root.display())
+}
+
+/// Waits until what an earlier agent has counted for pods that are left out now is given back.
+fn forgotten(agent: &Agent, stage: &Stage, pods: &[Pod]) -> Result<Samples> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let samples = settled(agent)?;
+        match check_left_out(&samples, stage, pods) {
+            Ok(()) => return Ok(samples),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("the agent's log:\n{}", agent.log())));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// No program, no series, and nothing counted that waits for an owner.
+fn check_left_out(samples: &Samples, stage: &Stage, pods: &[Pod]) -> Result<()> {
+    for pod in pods {
+        let name = pod.spec().name.as_str();
+        let links = links(stage, pod)?;
+        ensure!(links == 0, "{links} programs are attached to {name}");
+        let series = samples.iter().find(|sample| sample.label("pod") == name);
+        ensure!(series.is_none(), "a series of {name}: {series:?}");
+    }
+    for family in ["observer_agent_pending_packets", "observer_agent_unattributed_packets_total"] {
+        let packets = samples.sum(family, &[]);
+        ensure!(packets == 0.0, "{family} is {packets}");
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! Traffic counted by sockets: the payload of every connection, to the byte, at both of its ends.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::PATIENCE;
+use super::restart::Monotonic;
+use super::stage::{Scale, Stage, wait_for_pods};
+use super::ways::{CLIENT, HERE, SERVER, THERE, Way};
+use crate::actor::{Command, ServeMode};
+use crate::agent::Agent;
+use crate::pod::{Pod, PodSpec};
+use crate::samples::Samples;
+
+const PAYLOAD: &str = "observer_tcp_payload_bytes_total";
+const OPENED: &str = "observer_tcp_connections_opened_total";
+const ACTIVE: &str = "observer_tcp_connections_active";
+const MODE: [&str; 2] = ["--traffic.accounting", "sockets"];
+
+struct Scene {
+    stage: Stage,
+    here: Pod,
+    there: Pod,
+}
+
+/// What each end has sent, received and opened.
+type Ends = [[u64; 3]; 2];
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let stage = Stage::new(None)?;
+        let here = Pod::create(&stage.node, PodSpec::new("cases", HERE, &[CLIENT, SERVER]))?;
+        let there = Pod::create(&stage.node, PodSpec::new("cases", THERE, &[SERVER]))?;
+        here.introduce(&there)?;
+        stage.announce(&[&here, &there])?;
+        Ok(Self { stage, here, there })
+    }
+
+    fn agent(&self) -> Result<Agent> {
+        let agent = self.stage.agent_with(None, &MODE)?;
+        let samples = wait_for_pods(&agent, &[HERE, THERE])?;
+        let state = samples.get("observer_agent_probe_state", &[("probe", "tcp"), ("state", "ok")]);
+        ensure!(state == Some(1.0), "the probe does not run; the agent's log:\n{}", agent.log());
+        Ok(agent)
+    }
+
+    /// Over loopback, by the pod's own address and between pods, IPv4 and IPv6.
+    fn ways(&self) -> Result<Vec<Way<'_>>> {
+        let (here, there) = (&self.here, &self.there);
+        Ok(vec![
+            Way::near(here, Ipv4Addr::LOCALHOST)?,
+            Way::near(here, Ipv6Addr::LOCALHOST)?,
+            Way::near(here, here.ipv4())?,
+            Way::near(here, here.ipv6())?,
+            Way::far(here, there, there.ipv4())?,
+            Way::far(here, there, there.ipv6())?,
+        ])
+    }
+}
+
+impl Way<'_> {
+    fn ends(&self, samples: &Samples, to: SocketAddr) -> Ends {
+        let port = to.port().to_string();
+        [true, false].map(|client| {
+            let labels = self.labels(client, &port);
+            let payload = |direction| {
+                let labels = [&labels[..], &[("direction", direction)]].concat();
+                // Counters below 2^53 are exact in a float.
+                samples.sum(PAYLOAD, &labels) as u64
+            };
+            [payload("transmit"), payload("receive"), samples.sum(OPENED, &labels) as u64]
+        })
+    }
+
+    /// What the ends show once the last packets have come: those come after the command that sent them.
+    fn expect(&self, agent: &Agent, to: SocketAddr, sent: u64, answered: u64, opened: u64) -> Result<Samples> {
+        let expected = [[sent, answered, opened], [answered, sent, opened]];
+        let samples = agent.scrape_until(PATIENCE, |samples| self.ends(samples, to) == expected)?;
+        let found = self.ends(&samples, to);
+        let port = to.port().to_string();
+        let series =
+            || samples.select(PAYLOAD, &[("port", &port)]).map(|sample| format!("{sample:?}")).collect::<Vec<_>>();
+        ensure!(
+            found == expected,
+            "to {to}: {found:?} of sent, received, opened; expected {expected:?}; series: {:#?}",
+            series()
+        );
+        // Whatever the labels, there is nothing else.
+        let all = samples.sum(PAYLOAD, &[("port", &port)]) as u64;
+        ensure!(all == 2 * (sent + answered), "to {to}: {all} bytes in all series of the port");
+        Ok(samples)
+    }
+
+    fn serve(&self, mode: ServeMode) -> Result<SocketAddr> {
+        self.server.serve_tcp(self.any_port(), mode)
+    }
+
+    fn open(&self, to: SocketAddr) -> Result<u64> {
+        Ok(self.client.open_tcp(to)?.0)
+    }
+
+    fn exchange(&self, connection: u64, bytes: u64) -> Result<()> {
+        self.client.traffic(&Command::TcpWrite { connection, bytes, reply_bytes: bytes }).map(drop)
+    }
+
+    fn close(&self, connection: u64) -> Result<()> {
+        self.client.traffic(&Command::TcpClose { connection }).map(drop)
+    }
+}
+
+/// No series of what this mode does not count.
+fn check_absent(samples: &Samples) -> Result<()> {
+    for sample in samples.iter() {
+        let absent = sample.name.starts_with("observer_traffic_") || sample.name.starts_with("observer_dns_");
+        ensure!(!absent, "{} is there", sample.name);
+        ensure!(
+            !sample.name.ends_with("_packets") || sample.name.starts_with("observer_packet"),
+            "{} is there",
+            sample.name
+        );
+    }
+    Ok(())
+}
+
+/// A stream, and many short connections.
+pub fn sockets_payload(scale: Scale, _: Option<u32>) -> Result<()> {
+    let scene = Scene::new()?;
+    let agent = scene.agent()?;
+    for way in scene.ways()? {
+        let to = way.serve(ServeMode::Sink)?;
+        let bytes = scale.of((64 << 20) + 7, (2 << 20) + 7);
+        let sent = way.client.traffic(&Command::TcpSend { to, bytes, chunk: 65_536 })?;
+        ensure!(sent.sent_bytes == bytes, "{sent:?}");
+        way.expect(&agent, to, bytes, 0, 1)?;
+        let to = way.serve(ServeMode::request_response(100, 300))?;
+        let connections = scale.of(2_000, 200);
+        way.client.traffic(&Command::TcpRequests {
+            to,
+            connections,
+            requests: 2,
+            request_bytes: 100,
+            response_bytes: 300,
+            parallel: 4,
+        })?;
+        let connections = u64::from(connections);
+        let samples = way.expect(&agent, to, connections * 200, connections * 600, connections)?;
+        check_absent(&samples)?;
+    }
+    let samples = agent.scrape()?;
+    let between = [("pod", HERE), ("container", CLIENT), ("peer_kind", "pod")];
+    let named = samples.sum(PAYLOAD, &[&between[..], &[("peer_pod", THERE)]].concat());
+    let all = samples.sum(PAYLOAD, &between);
+    ensure!(named > 0.0 && named == all, "{named} of {all} bytes name the peer pod");
+    agent.terminate()
+}
+
+/// Connections that live are shown to the byte while they live, over `kill -9`, and not once more when they end. One is
+/// older than the first agent: it counts from then on.
+pub fn sockets_live(_: Scale, _: Option<u32>) -> Result<()> {
+    let scene = Scene::new()?;
+    let ways = scene.ways()?;
+    let mut old = Vec::new();
+    for way in &ways {
+        let to = way.serve(ServeMode::Echo)?;
+        let connection = way.open(to)?;
+        way.exchange(connection, 100_001)?;
+        old.push((to, connection));
+    }
+    let mut agent = scene.agent()?;
+    for (way, (to, old)) in ways.iter().zip(old) {
+        let mut sum = 0;
+        for bytes in [1, 5_000, 200_003] {
+            way.exchange(old, bytes)?;
+            sum += bytes;
+            way.expect(&agent, to, sum, sum, 0).context("a connection that is older than the agent")?;
+        }
+        let young = way.open(to)?;
+        way.expect(&agent, to, sum, sum, 1)?;
+        way.exchange(young, 70_000)?;
+        way.expect(&agent, to, sum + 70_000, sum + 70_000, 1).context("a connection that lives")?;
+        sum += 70_000;
+        agent.kill9()?;
+        // One ends and one begins while nobody looks.
+        way.exchange(young, 11)?;
+        way.close(young)?;
+        let third = way.open(to)?;
+        way.exchange(third, 13)?;
+        way.exchange(old, 17)?;
+        sum += 11 + 13 + 17;
+        agent = scene.agent()?;
+        way.expect(&agent, to, sum, sum, 2).context("after kill -9")?;
+        for connection in [old, third] {
+            way.exchange(connection, 1_000)?;
+            way.close(connection)?;
+        }
+        sum += 2_000;
+        way.expect(&agent, to, sum, sum, 2).context("after the end")?;
+        let port = to.port().to_string();
+        let none = agent.scrape_until(PATIENCE, |samples| samples.sum(ACTIVE, &[("port", &port)]) == 0.0)?;
+        ensure!(none.sum(ACTIVE, &[("port", &port)]) == 0.0, "connections are active that are closed");
+    }
+    agent.terminate()
+}
+
+/// Short and long connections while scrapes come as fast as they can, with `kill -9` in the middle: no counter goes back,
+/// and in the end all is there once.
+pub fn sockets_restart(scale: Scale, _: Option<u32>) -> Result<()> {
+    let scene = Scene::new()?;
+    let mut agent = scene.agent()?;
+    let mut watch = Monotonic::of(PAYLOAD);
+    for way in scene.ways()?.into_iter().step_by(4) {
+        let echo = way.serve(ServeMode::Echo)?;
+        let short = way.serve(ServeMode::request_response(100, 300))?;
+        let script = vec![
+            Command::TcpSend { to: echo, bytes: 1 << 20, chunk: 10_000 },
+            Command::TcpRequests {
+                to: short,
+                connections: 20,
+                requests: 2,
+                request_bytes: 100,
+                response_bytes: 300,
+                parallel: 2,
+            },
+        ];
+        let job = way.client.start(script, Duration::from_millis(1), None)?;
+        let length = scale.of(Duration::from_secs(4), Duration::from_secs(6));
+        let begin = Instant::now();
+        while begin.elapsed() < length / 2 {
+            watch.see(&agent.scrape()?)?;
+        }
+        agent.kill9()?;
+        std::thread::sleep(Duration::from_millis(300));
+        agent = scene.agent()?;
+        while begin.elapsed() < length {
+            watch.see(&agent.scrape()?)?;
+        }
+        let done = way.client.stop(job)?;
+        ensure!(done.failures == 0, "{} commands of the load failed", done.failures);
+        // A round is one stream and twenty connections, each with two requests.
+        let rounds = done.connections / 21;
+        ensure!(rounds > 0 && done.connections == rounds * 21, "{done:?}");
+        way.expect(&agent, echo, rounds << 20, rounds << 20, rounds)?;
+        let samples = way.expect(&agent, short, rounds * 4_000, rounds * 12_000, rounds * 20)?;
+        watch.see(&samples)?;
+    }
+    agent.terminate()
+}

@@ -1,0 +1,153 @@
+//! The life of a connection, with what it carries.
+
+use core::mem::MaybeUninit;
+
+use observer_common::{counters::Loss, edge::Role, sockets::Base, tcp::Connection};
+
+use crate::{
+    add::add,
+    full::{Address, Full, Measures},
+    histogram,
+    live::{self, Refused},
+    maps::{LOSSES, RARE, TCP_QUALITY, lose},
+    own::SOCKET_BASES,
+    pairs,
+    payload::{self, Carries},
+    slot::{self, Caller, NONE},
+    sock::{self, Peer, Sock},
+};
+
+/// A connection begins to live.
+#[inline(always)]
+pub fn established<S: Carries>(socket: S, dialed: bool) {
+    if socket.is_tcp() {
+        begins::<S>(socket.address(), dialed);
+    }
+}
+
+/// Not inlined: the copy of the socket must not be in the program's own part of the stack, which the verifier of kernel 5.10
+/// adds to that of all that ends call (512 bytes at most).
+#[inline(never)]
+fn begins<S: Full>(sk: u64, dialed: bool) {
+    let mut sock = MaybeUninit::uninit();
+    let sock = Sock::read(sk, &mut sock);
+    if !sock.is_loopback() {
+        let caller = if dialed { Caller::Us } else { Caller::Them };
+        begin::<S>(sk, slot::by_key(sk, sock, caller), dialed);
+    } else if dialed {
+        // Its server is established next, and counts both.
+        pairs::leave(sk, sock);
+    } else {
+        let client = pairs::meet(sock);
+        let cgroup = sock::cgroup_id(sk);
+        let peer = if client == 0 { 0 } else { sock::cgroup_id(client) };
+        if client != 0 {
+            let us = pairs::port_and_flags(sock.num(), Role::Client, sock);
+            begin::<S>(client, pairs::slot(client, peer, cgroup, us), true);
+        }
+        begin::<S>(sk, pairs::slot(sk, cgroup, peer, pairs::port_and_flags(sock.num(), Role::Server, sock)), false);
+    }
+}
+
+/// A connection of this slot begins.
+#[inline(never)]
+fn begin<S: Full>(sk: u64, slot: u32, dialed: bool) {
+    let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) else { return };
+    let Measures { round_trip, retransmitted } = Address(sk).measures();
+    if dialed && retransmitted != 0 {
+        // SAFETY: the map gave a valid, aligned pointer.
+        unsafe { add(&raw mut (*counters).events.retransmitted, retransmitted.into()) };
+    }
+    if let Some(rare) = RARE.get_ptr_mut(slot) {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*rare).tcp_opened, 1) };
+    }
+    let connection = Connection { slot, retransmitted };
+    if let Err(refused) = live::insert(sk, connection, S::EXCHANGES) {
+        if matches!(refused, Refused::There) {
+            missed::<S>(sk);
+        }
+        if live::insert(sk, connection, S::EXCHANGES).is_err() {
+            lose(Loss::ConnectionsFull);
+            return;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { add(&raw mut (*counters).events.established, 1) };
+    if dialed && retransmitted == 0 {
+        // SAFETY: as above.
+        unsafe { histogram::observe(&raw mut (*counters).times.connect, round_trip) };
+    }
+}
+
+/// An end that was missed (the kernel does not run a program that it has interrupted) left its entry behind: that
+/// connection is over, too. What it carried is in nobody's counters any more.
+#[inline(always)]
+fn missed<S: Full>(sk: u64) {
+    take_base(sk);
+    let counters = live::remove(sk, S::EXCHANGES).and_then(|connection| TCP_QUALITY.get_ptr_mut(connection.slot));
+    if let Some(counters) = counters {
+        // SAFETY: the map gave a valid, aligned pointer.
+        unsafe { add(&raw mut (*counters).events.closed, 1) };
+    }
+}
+
+/// A connection is over: what it carried is added to its slot, once. In this order: who reads the totals first and then
+/// those that live never sees a connection in both.
+#[inline(always)]
+pub fn closed<S: Carries>(socket: S) {
+    let sk = socket.address();
+    let Some(connection) = live::remove(sk, S::EXCHANGES) else { return never_seen(sk) };
+    let all = socket.carried();
+    let base = take_base(sk);
+    payload::count(connection.slot, all.tx.wrapping_sub(base.tx), all.rx.wrapping_sub(base.rx));
+    let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) else { return };
+    let Measures { round_trip, retransmitted } = socket.measures();
+    // SAFETY: the map gave a valid, aligned pointer.
+    unsafe {
+        if retransmitted > connection.retransmitted {
+            // Sent again, but dropped before it left the host.
+            add(&raw mut (*counters).events.retransmitted, (retransmitted - connection.retransmitted).into());
+        }
+        // Without a measure there is none to show.
+        if round_trip != 0 {
+            histogram::observe(&raw mut (*counters).times.rtt, round_trip);
+        }
+        // Last: who reads this end has read what the connection carried.
+        add(&raw mut (*counters).events.closed, 1);
+    }
+}
+
+/// What a socket had counted when the agent came, which is not needed any more.
+#[inline(always)]
+fn take_base(sk: u64) -> Base {
+    let base = payload::base(sk);
+    if base != Base::default() {
+        let _ = SOCKET_BASES.remove(sk);
+    }
+    base
+}
+
+/// The end of a connection that is not among those that live: a client over loopback that no server has answered, or one
+/// that found no place. What it carried is counted whole.
+#[inline(never)]
+fn never_seen(sk: u64) {
+    let mut sock = MaybeUninit::uninit();
+    let sock = Sock::read(sk, &mut sock);
+    if !payload::is_tcp(sk) {
+        return;
+    }
+    let full = LOSSES.get(Loss::ConnectionsFull as u32).is_some_and(|count| *count != 0);
+    let slot = if sock.is_loopback() && pairs::take_back(sk, sock) {
+        let port = u16::from_be(sock.dport());
+        pairs::slot(sk, sock::cgroup_id(sk), 0, pairs::port_and_flags(port, Role::Client, sock))
+    } else if full {
+        slot::by_key(sk, sock, Caller::Unknown)
+    } else {
+        return;
+    };
+    if slot != NONE {
+        let all = Address(sk).carried();
+        payload::count(slot, all.tx, all.rx);
+    }
+}

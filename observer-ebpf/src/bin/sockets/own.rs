@@ -1,0 +1,48 @@
+//! The maps and constants that this object has beside those of the TCP probe.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap},
+};
+use observer_common::{
+    abi,
+    counters::PacketCounters,
+    sockets::{Asked, BATCH, Base, MAX_BASES, PAIR_LINES},
+};
+
+// Of these, bytes are payload and packets stay 0 (see `payload.rs`).
+#[map]
+pub static COUNTERS: Array<PacketCounters> =
+    Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
+
+// A hash map, because its key is the address of a kernel socket. Asked only while there are sockets that are older than
+// the agent. Allocated in advance, as `TCP_LIVE`.
+#[map]
+pub static SOCKET_BASES: HashMap<u64, Base> = HashMap::with_max_entries(MAX_BASES, 0);
+
+#[map]
+pub static SOCKETS_OLDER: Array<u64> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static SOCKET_PAIRS: Array<u64> = Array::with_max_entries(PAIR_LINES, 0);
+
+#[map]
+pub static SOCKETS_ASKED: Array<Asked> = Array::with_max_entries(BATCH, BPF_F_MMAPABLE);
+
+/// Slots in a CPU's row of `COUNTERS`.
+#[unsafe(no_mangle)]
+pub static SLOTS_PER_CPU: Global<u32> = Global::new(abi::slots_for(abi::DEFAULT_EDGES));
+
+/// Offsets of fields; what each is says `observer_common::sockets::globals`.
+macro_rules! offsets {
+    ($($name:ident)+) => {
+        $(#[unsafe(no_mangle)] pub static $name: Global<u32> = Global::new(0);)+
+    };
+}
+
+offsets! {
+    SKC_NET SK_FLAGS SK_LOCK SK_OWNED INET_SPORT TP_BYTES_SENT TP_BYTES_RETRANS TP_BYTES_RECEIVED
+    FILE_PRIVATE FILE_INODE INODE_MODE SOCKET_SK
+}

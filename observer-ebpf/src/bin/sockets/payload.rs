@@ -1,0 +1,143 @@
+//! What a socket has sent and received, by its own counters.
+//!
+//! Sent is `bytes_sent` less `bytes_retrans`: each byte of payload when it leaves for the first time. Received is
+//! `bytes_received`: each byte when all before it are there, and one more for the end of the stream
+//! (`tcp_rcv_nxt_update` in net/ipv4/tcp_input.c counts sequence numbers), which is taken off.
+
+use aya_ebpf::{
+    Global,
+    helpers::{bpf_get_smp_processor_id, generated::bpf_skc_to_tcp_sock},
+};
+use observer_common::{abi, sockets::Base};
+
+use crate::{
+    add::add,
+    full::{Address, Full, Pointer, load},
+    maps::SK_PROTOCOL,
+    own::{
+        COUNTERS, SK_FLAGS, SK_LOCK, SK_OWNED, SLOTS_PER_CPU, SOCKET_BASES, SOCKETS_OLDER, TP_BYTES_RECEIVED,
+        TP_BYTES_RETRANS, TP_BYTES_SENT,
+    },
+    sock,
+};
+
+/// `IPPROTO_TCP`.
+const TCP: u16 = 6;
+/// The bit of `enum sock_flags` (include/net/sock.h) that `tcp_fin` alone sets: the other side's FIN was received in order.
+const SOCK_DONE: u32 = 1;
+
+/// A full socket that a hook of its own was called with.
+pub trait Carries: Full {
+    /// Its protocol is TCP: other protocols have the same states.
+    fn is_tcp(self) -> bool;
+
+    /// What it has counted in its life. Nothing else happens to it in its hook, so this is exact.
+    fn carried(self) -> Base;
+}
+
+impl Carries for Address {
+    #[inline(always)]
+    fn is_tcp(self) -> bool {
+        is_tcp(self.0)
+    }
+
+    #[inline(always)]
+    fn carried(self) -> Base {
+        Base { tx: sent(self.0), rx: received(self.0).wrapping_sub(has_ended(self.0)) }
+    }
+}
+
+impl Carries for Pointer {
+    #[inline(always)]
+    fn is_tcp(self) -> bool {
+        self.load::<u16>(&SK_PROTOCOL) == TCP
+    }
+
+    #[inline(always)]
+    fn carried(self) -> Base {
+        // SAFETY: the verifier knows the pointer as that of a socket; the helper answers with the same socket, or with null
+        // when it is not TCP's.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) }.cast_const().cast::<u8>();
+        if tcp.is_null() {
+            return Base::default();
+        }
+        let field = |offset: &Global<u32>| load::<u64>(tcp, offset.load() as usize);
+        let ended = self.load::<u64>(&SK_FLAGS) >> SOCK_DONE & 1;
+        Base {
+            tx: field(&TP_BYTES_SENT).wrapping_sub(field(&TP_BYTES_RETRANS)),
+            rx: field(&TP_BYTES_RECEIVED).wrapping_sub(ended),
+        }
+    }
+}
+
+/// The same of the full socket at an address.
+#[inline(always)]
+pub fn is_tcp(sk: u64) -> bool {
+    sock::read::<u16>(sk, &SK_PROTOCOL) == TCP
+}
+
+/// The same while the socket goes on on another CPU: never more than it is, and whether it is that exactly. It is while
+/// nothing happens to the socket.
+#[inline(always)]
+pub fn while_busy(sk: u64) -> (Base, bool) {
+    let rx = received(sk);
+    let ended = has_ended(sk);
+    let tx = sent(sk);
+    // The kernel counts the end of the stream first and marks it then, under the socket's lock.
+    let locked: u32 = sock::read(sk, &SK_LOCK);
+    let owned: i32 = sock::read(sk, &SK_OWNED);
+    let is_sure = locked == 0 && owned == 0 && has_ended(sk) == ended && sent(sk) == tx;
+    let unsure_end = u64::from(!is_sure && rx > 0);
+    (Base { tx, rx: rx.wrapping_sub(if ended == 0 { unsure_end } else { 1 }) }, is_sure)
+}
+
+/// In this order: what is sent again between both reads makes it less, not more (`__tcp_retransmit_skb` in
+/// net/ipv4/tcp_output.c counts it as sent again first).
+#[inline(always)]
+fn sent(sk: u64) -> u64 {
+    let sent: u64 = sock::read(sk, &TP_BYTES_SENT);
+    let again: u64 = sock::read(sk, &TP_BYTES_RETRANS);
+    sent.wrapping_sub(again)
+}
+
+#[inline(always)]
+fn received(sk: u64) -> u64 {
+    sock::read(sk, &TP_BYTES_RECEIVED)
+}
+
+/// 1 when the other side's FIN was received in order.
+#[inline(always)]
+fn has_ended(sk: u64) -> u64 {
+    let flags: u64 = sock::read(sk, &SK_FLAGS);
+    flags >> SOCK_DONE & 1
+}
+
+/// What a socket had counted when the agent came.
+#[inline(always)]
+pub fn base(sk: u64) -> Base {
+    if SOCKETS_OLDER.get(0).is_none_or(|older| *older == 0) {
+        return Base::default();
+    }
+    // SAFETY: the value is copied at once; nobody changes it while it is there.
+    unsafe { SOCKET_BASES.get(sk) }.copied().unwrap_or_default()
+}
+
+/// Adds what a connection has carried to the totals of its slot.
+#[inline(always)]
+pub fn count(slot: u32, tx: u64, rx: u64) {
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let counters = match COUNTERS.get_ptr_mut(cpu * SLOTS_PER_CPU.load() + slot) {
+        Some(counters) => counters,
+        // No such row: cannot happen while the table is as large as the loader said. Not lost all the same.
+        None => match COUNTERS.get_ptr_mut(abi::UNATTRIBUTED_SLOT) {
+            Some(counters) => counters,
+            None => return,
+        },
+    };
+    // SAFETY: the map gave a valid, aligned pointer.
+    unsafe {
+        add(&raw mut (*counters).tx_bytes, tx);
+        add(&raw mut (*counters).rx_bytes, rx);
+    }
+}

@@ -1,0 +1,108 @@
+//! The life of a connection.
+
+use observer_common::{
+    counters::Loss,
+    tcp::{Connection, Failure},
+};
+
+use crate::{
+    add::add,
+    full::Full,
+    histogram::observe,
+    live::{self, Refused},
+    maps::{RARE, TCP_QUALITY, lose},
+    slot::{Caller, NONE},
+    sock::state,
+};
+
+/// A socket goes from one state to another, which is not written yet.
+#[inline(always)]
+pub fn changes<S: Full>(socket: S, old: i32, new: i32, is_mine: impl Fn() -> bool) {
+    match new {
+        state::ESTABLISHED if is_mine() => established(socket, old == state::SYN_SENT),
+        state::CLOSE if old == state::SYN_SENT && is_mine() => failed(socket),
+        state::CLOSE if state::was_established(old) && is_mine() => closed(socket),
+        _ => {}
+    }
+}
+
+/// A connection begins to live.
+#[inline(always)]
+fn established<S: Full>(socket: S, dialed: bool) {
+    let slot = socket.slot(if dialed { Caller::Us } else { Caller::Them });
+    if slot == NONE {
+        return;
+    }
+    let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) else { return };
+    let measures = socket.measures();
+    let retransmitted = measures.retransmitted;
+    if dialed && retransmitted != 0 {
+        // SAFETY: the map gave a valid, aligned pointer.
+        unsafe { add(&raw mut (*counters).events.retransmitted, retransmitted.into()) };
+    }
+    if let Some(rare) = RARE.get_ptr_mut(slot) {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*rare).tcp_opened, 1) };
+    }
+    let connection = Connection { slot, retransmitted };
+    if let Err(refused) = live::insert(socket.address(), connection, S::EXCHANGES) {
+        // An end that was missed (the kernel does not run a program that it has interrupted) left its entry behind: that
+        // connection is over, too.
+        if matches!(refused, Refused::There) {
+            closed(socket);
+        }
+        if live::insert(socket.address(), connection, S::EXCHANGES).is_err() {
+            lose(Loss::ConnectionsFull);
+            return;
+        }
+    }
+    // SAFETY: the map gave a valid, aligned pointer.
+    unsafe { add(&raw mut (*counters).events.established, 1) };
+    if dialed && retransmitted == 0 {
+        // The answer to the SYN has just given the first measure of the round trip (`tcp_rcv_synsent_state_process` in
+        // net/ipv4/tcp_input.c acknowledges before it sets the state). After a second SYN that says little, and when the
+        // first left is forgotten by then.
+        // SAFETY: as above.
+        unsafe { observe(&raw mut (*counters).times.connect, measures.round_trip) };
+    }
+}
+
+/// A connection is over.
+#[inline(always)]
+fn closed<S: Full>(socket: S) {
+    let Some(connection) = live::remove(socket.address(), S::EXCHANGES) else { return };
+    let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) else { return };
+    let measures = socket.measures();
+    // SAFETY: the map gave a valid, aligned pointer.
+    unsafe {
+        add(&raw mut (*counters).events.closed, 1);
+        if measures.retransmitted > connection.retransmitted {
+            // Sent again, but dropped before it left the host.
+            let more = measures.retransmitted - connection.retransmitted;
+            add(&raw mut (*counters).events.retransmitted, more.into());
+        }
+        // Without a measure there is none to show.
+        if measures.round_trip != 0 {
+            observe(&raw mut (*counters).times.rtt, measures.round_trip);
+        }
+    }
+}
+
+/// A connection that never was.
+#[inline(always)]
+pub fn failed<S: Full>(socket: S) {
+    let slot = socket.slot(Caller::Us);
+    if slot == NONE {
+        return;
+    }
+    let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) else { return };
+    let failure = Failure::of_error(socket.error()) as usize;
+    let retransmitted = socket.measures().retransmitted;
+    // SAFETY: the map gave a valid, aligned pointer, and there is a counter for each failure.
+    unsafe {
+        add((&raw mut (*counters).events.failures).cast::<u64>().add(failure), 1);
+        if retransmitted != 0 {
+            add(&raw mut (*counters).events.retransmitted, retransmitted.into());
+        }
+    }
+}

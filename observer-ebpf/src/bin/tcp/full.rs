@@ -1,0 +1,149 @@
+//! A full TCP socket, as a program is given it: an address whose fields are copied by a helper, or a pointer of a type that
+//! the verifier knows, whose fields are loads.
+
+use aya_ebpf::{Global, helpers::generated::bpf_skc_to_tcp_sock};
+
+use crate::{
+    maps::{SK_ERR, SK_PROTOCOL, SKC_COOKIE, SKC_DADDR, SKC_DPORT, SKC_V6_DADDR, TP_SRTT_US, TP_TOTAL_RETRANS},
+    slot::{self, Caller},
+    sock::{self, Peer},
+};
+
+/// `IPPROTO_TCP`.
+const TCP: u16 = 6;
+
+/// What the kernel has measured of a connection.
+pub struct Measures {
+    /// The smoothed round trip time, in microseconds; 0 when there is none.
+    pub round_trip: u32,
+    /// Segments that were sent again.
+    pub retransmitted: u32,
+}
+
+/// A full socket.
+pub trait Full: Copy {
+    /// Whether the program may use atomic exchanges: it is not loaded on a kernel without them.
+    const EXCHANGES: bool;
+
+    /// Its address.
+    fn address(self) -> u64;
+
+    /// Its slot; [`slot::NONE`] when it is not observed, or is not TCP's: other protocols have the same states.
+    fn slot(self, caller: Caller) -> u32;
+
+    /// What the kernel has measured.
+    fn measures(self) -> Measures;
+
+    /// The pending error (`sk_err`).
+    fn error(self) -> u32;
+}
+
+/// The address of a socket, as tracepoints give it.
+#[derive(Clone, Copy)]
+pub struct Address(pub u64);
+
+impl Full for Address {
+    const EXCHANGES: bool = false;
+
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn slot(self, caller: Caller) -> u32 {
+        let slot = slot::find(self.0, caller);
+        if slot != slot::NONE && sock::read::<u16>(self.0, &SK_PROTOCOL) != TCP { slot::NONE } else { slot }
+    }
+
+    #[inline(always)]
+    fn measures(self) -> Measures {
+        let round_trip: u32 = sock::read(self.0, &TP_SRTT_US);
+        Measures { round_trip: round_trip >> 3, retransmitted: sock::read(self.0, &TP_TOTAL_RETRANS) }
+    }
+
+    #[inline(always)]
+    fn error(self) -> u32 {
+        sock::read(self.0, &SK_ERR)
+    }
+}
+
+/// A pointer to a `struct sock`, as tracepoints give it to programs that are loaded with the kernel's types.
+#[derive(Clone, Copy)]
+pub struct Pointer(pub *const u8);
+
+impl Pointer {
+    /// Loads one of its fields.
+    #[inline(always)]
+    pub fn load<T>(self, offset: &Global<u32>) -> T {
+        load(self.0, offset.load() as usize)
+    }
+}
+
+impl Peer for Pointer {
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        self.load(&SKC_COOKIE)
+    }
+
+    #[inline(always)]
+    fn daddr(&self) -> u32 {
+        self.load(&SKC_DADDR)
+    }
+
+    #[inline(always)]
+    fn v6_daddr(&self) -> [u32; 4] {
+        let at = SKC_V6_DADDR.load() as usize;
+        [load(self.0, at), load(self.0, at + 4), load(self.0, at + 8), load(self.0, at + 12)]
+    }
+
+    #[inline(always)]
+    fn dport(&self) -> u16 {
+        self.load(&SKC_DPORT)
+    }
+}
+
+impl Full for Pointer {
+    const EXCHANGES: bool = true;
+
+    #[inline(always)]
+    fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    #[inline(always)]
+    fn slot(self, caller: Caller) -> u32 {
+        if self.load::<u16>(&SK_PROTOCOL) != TCP {
+            return slot::NONE;
+        }
+        match slot::cached(&self) {
+            0 => slot::find(self.address(), caller),
+            slot => slot,
+        }
+    }
+
+    #[inline(always)]
+    fn measures(self) -> Measures {
+        // SAFETY: the verifier knows the pointer as that of a socket; the helper answers with the same socket, or with null
+        // when it is not TCP's.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) }.cast_const().cast::<u8>();
+        if tcp.is_null() {
+            return Measures { round_trip: 0, retransmitted: 0 };
+        }
+        let round_trip: u32 = load(tcp, TP_SRTT_US.load() as usize);
+        Measures { round_trip: round_trip >> 3, retransmitted: load(tcp, TP_TOTAL_RETRANS.load() as usize) }
+    }
+
+    #[inline(always)]
+    fn error(self) -> u32 {
+        self.load(&SK_ERR)
+    }
+}
+
+/// Loads a field of a structure of the kernel.
+#[inline(always)]
+pub fn load<T>(structure: *const u8, offset: usize) -> T {
+    // SAFETY: the verifier knows the structure and that the field at this constant offset has this size; the kernel turns a
+    // load of what is not there into zero.
+    unsafe { structure.add(offset).cast::<T>().read_volatile() }
+}

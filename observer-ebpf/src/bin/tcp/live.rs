@@ -1,0 +1,94 @@
+//! Connections that live: a line for each, and a hash map for those whose line is taken.
+//!
+//! An entry of the hash map takes a lock and a free element twice in the life of a connection; a line takes neither. Taking
+//! one needs an atomic exchange, which kernels before 5.12 do not have in programs.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use observer_common::tcp::{Connection, LiveLine, live_index};
+
+use crate::{
+    exchange::compare_exchange,
+    maps::{TCP_LINES, TCP_LIVE},
+};
+
+/// Why a connection has no place.
+pub enum Refused {
+    /// This socket has one: an end that was missed.
+    There,
+    /// There is none.
+    Full,
+}
+
+/// What is known of the connection of the socket at this address. The kernel holds the socket's lock while a program runs
+/// for it, so nobody else writes to it.
+#[inline(always)]
+pub fn get(sk: u64) -> Option<*mut Connection> {
+    match line(sk) {
+        // SAFETY: the map gave a valid, aligned pointer.
+        Some(line) if unsafe { (*line).socket } == sk => Some(unsafe { &raw mut (*line).connection }),
+        _ => TCP_LIVE.get_ptr_mut(sk),
+    }
+}
+
+/// Gives it a place. Only programs whose kernel has atomic exchanges may ask for `lines`.
+#[inline(always)]
+pub fn insert(sk: u64, connection: Connection, lines: bool) -> Result<(), Refused> {
+    if lines && let Some(line) = line(sk) {
+        // SAFETY: the map gave a valid, aligned pointer.
+        let there = unsafe { compare_exchange(&raw mut (*line).socket, 0, sk) };
+        if there == 0 {
+            // SAFETY: as above; the line is this socket's now.
+            unsafe { (*line).connection = connection };
+            return Ok(());
+        }
+        if there == sk {
+            return Err(Refused::There);
+        }
+    }
+    match TCP_LIVE.insert(sk, connection, u64::from(BPF_NOEXIST)) {
+        Ok(()) => Ok(()),
+        Err(_) if TCP_LIVE.get_ptr(sk).is_some() => Err(Refused::There),
+        Err(_) => Err(Refused::Full),
+    }
+}
+
+/// Takes its place back, and tells what was known of it. `lines` as for [`insert`].
+#[inline(always)]
+pub fn remove(sk: u64, lines: bool) -> Option<Connection> {
+    if lines && let Some(line) = line(sk) {
+        // SAFETY: the map gave a valid, aligned pointer.
+        if unsafe { (*line).socket } == sk {
+            // SAFETY: as above. Read before the exchange, after which the line is another's.
+            let connection = unsafe { (*line).connection };
+            // The agent takes lines back, too, when the slot of a connection is given back.
+            // SAFETY: as above.
+            return (unsafe { compare_exchange(&raw mut (*line).socket, sk, 0) } == sk).then_some(connection);
+        }
+    }
+    // SAFETY: the value is copied at once; the kernel holds the socket's lock, so nobody else writes.
+    let connection = unsafe { TCP_LIVE.get(sk) }.copied()?;
+    TCP_LIVE.remove(sk).is_ok().then_some(connection)
+}
+
+#[inline(always)]
+fn line(sk: u64) -> Option<*mut LiveLine> {
+    TCP_LINES.get_ptr_mut(live_index(lower_half(sk)))
+}
+
+/// The lower half of an address. The verifier may know it as that of a socket, with which no program calculates; to copy a
+/// half of it is allowed.
+#[inline(always)]
+fn lower_half(address: u64) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let half: u64;
+        // SAFETY: a move between two registers.
+        unsafe { core::arch::asm!("w0 = w1", in("r1") address, lateout("r0") half, options(pure, nomem, nostack)) };
+        half as u32
+    }
+    // Not the kernel: an editor or a check on the host.
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        address as u32
+    }
+}

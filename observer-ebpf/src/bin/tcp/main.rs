@@ -1,0 +1,157 @@
+//! How well TCP works: connections that live, that failed, segments sent again, resets, times.
+//!
+//! Tracepoints, which see every socket of the node. Whose it is tell the traffic's caches and edges: a socket that has
+//! no slot there is not observed, and the programs end early. Only what happens to a connection as a whole is looked at,
+//! never a packet.
+//!
+//! Programs of two agents are attached side by side for a moment when one takes over from the other. `TCP_OWNER` names
+//! those that count.
+
+#![no_std]
+#![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+#[path = "../../add.rs"]
+mod add;
+mod connection;
+#[path = "../../edges.rs"]
+mod edges;
+mod exchange;
+mod full;
+#[path = "../../histogram.rs"]
+mod histogram;
+mod live;
+mod maps;
+#[path = "../../program.rs"]
+mod program;
+mod slot;
+mod sock;
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+use observer_common::{edge::EdgeKey, tcp::TcpCounters};
+
+use crate::{
+    add::add,
+    full::{Address, Pointer},
+    maps::{TCP_GENERATION, TCP_OWNER, TCP_QUALITY, TP_TOTAL_RETRANS},
+    slot::Caller,
+    sock::Sock,
+};
+
+/// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
+/// (include/trace/events/sock.h), before the state is written. Here the verifier knows the socket, so that its fields are
+/// loads; it needs a kernel with atomic exchanges (5.12).
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn tcp_change(ctx: BtfTracePointContext) -> i32 {
+    connection::changes(Pointer(ctx.arg(0)), ctx.arg(1), ctx.arg(2), is_mine);
+    0
+}
+
+/// The same for every other kernel.
+#[raw_tracepoint]
+pub fn tcp_state(ctx: RawTracePointContext) -> i32 {
+    connection::changes(Address(ctx.arg(0)), ctx.arg(1), ctx.arg(2), is_mine);
+    0
+}
+
+/// `tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb, …)` (`__tcp_retransmit_skb` in
+/// net/ipv4/tcp_output.c), after the socket has counted what is sent again. From kernel 6.16 on it also tells of what could
+/// not be sent, so the socket's own count is taken. What a SYN adds to it is counted when the handshake is over.
+#[raw_tracepoint]
+pub fn tcp_retransmit(ctx: RawTracePointContext) -> i32 {
+    if !is_mine() {
+        return 0;
+    }
+    let sk: u64 = ctx.arg(0);
+    if let Some(connection) = live::get(sk) {
+        let total: u32 = sock::read(sk, &TP_TOTAL_RETRANS);
+        // SAFETY: the map gave a valid, aligned pointer; the kernel holds the socket's lock, so nobody else writes.
+        let (slot, more) = unsafe {
+            let more = total.wrapping_sub((*connection).retransmitted);
+            (*connection).retransmitted = total;
+            ((*connection).slot, more)
+        };
+        retransmitted(slot, more.into());
+    }
+    0
+}
+
+/// `tcp_retransmit_synack(const struct sock *sk, const struct request_sock *req)` (`tcp_rtx_synack` in
+/// net/ipv4/tcp_output.c). The request begins with a `struct sock_common`, too; its cgroup is the listener's.
+#[raw_tracepoint]
+pub fn tcp_synack(ctx: RawTracePointContext) -> i32 {
+    if is_mine() {
+        let mut request = MaybeUninit::uninit();
+        let request = Sock::read(ctx.arg(1), &mut request);
+        retransmitted(slot::by_key(ctx.arg(0), request, Caller::Them), 1);
+    }
+    0
+}
+
+/// `tcp_send_reset(const struct sock *sk, const struct sk_buff *skb, …)` (`tcp_send_active_reset` in
+/// net/ipv4/tcp_output.c, `tcp_v4_send_reset` in net/ipv4/tcp_ipv4.c and its like for IPv6).
+#[raw_tracepoint]
+pub fn tcp_reset_sent(ctx: RawTracePointContext) -> i32 {
+    if is_mine()
+        && let Some(counters) = of_event(ctx.arg(0))
+    {
+        // SAFETY: the map gave a valid, aligned pointer.
+        unsafe { add(&raw mut (*counters).events.resets_sent, 1) };
+    }
+    0
+}
+
+/// `tcp_receive_reset(struct sock *sk)` (`tcp_reset` in net/ipv4/tcp_input.c), once for each reset that is taken as
+/// valid.
+#[raw_tracepoint]
+pub fn tcp_reset_received(ctx: RawTracePointContext) -> i32 {
+    if is_mine()
+        && let Some(counters) = of_event(ctx.arg(0))
+    {
+        // SAFETY: the map gave a valid, aligned pointer.
+        unsafe { add(&raw mut (*counters).events.resets_received, 1) };
+    }
+    0
+}
+
+/// The row of the socket to which something happens. A listener has no peer: what it refuses is no connection.
+#[inline(always)]
+fn of_event(sk: u64) -> Option<*mut TcpCounters> {
+    if sk == 0 {
+        return None;
+    }
+    let slot = match live::get(sk) {
+        // SAFETY: the map gave a valid, aligned pointer; the kernel holds the socket's lock, so nobody else writes.
+        Some(connection) => unsafe { (*connection).slot },
+        None => {
+            if sock::is_listening(sk) {
+                return None;
+            }
+            slot::find(sk, Caller::Unknown)
+        }
+    };
+    TCP_QUALITY.get_ptr_mut(slot)
+}
+
+#[inline(always)]
+fn retransmitted(slot: u32, segments: u64) {
+    if let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) {
+        // SAFETY: the map gave a valid, aligned pointer.
+        unsafe { add(&raw mut (*counters).events.retransmitted, segments) };
+    }
+}
+
+/// A new edge is no news here: this object has no log.
+#[inline(always)]
+fn tell_edge(_: &EdgeKey, _: u32) {}
+
+/// Whether these programs are the ones that count.
+#[inline(always)]
+fn is_mine() -> bool {
+    TCP_OWNER.get(0).is_some_and(|owner| *owner == TCP_GENERATION.load())
+}

@@ -1,0 +1,189 @@
+//! Fields of a kernel socket, at the offsets that this kernel has them.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
+use observer_common::tcp::COMMON_LEN;
+
+use crate::maps::{
+    CGROUP_KN, KN_ID, KN_PARENT, OBSERVED, SK_CGROUP, SKC_COOKIE, SKC_DADDR, SKC_DPORT, SKC_FAMILY, SKC_NUM,
+    SKC_RCV_SADDR, SKC_STATE, SKC_V6_DADDR, SKC_V6_RCV_SADDR,
+};
+
+/// Of `include/net/tcp_states.h`.
+pub mod state {
+    pub const ESTABLISHED: i32 = 1;
+    pub const SYN_SENT: i32 = 2;
+    pub const CLOSE: i32 = 7;
+    pub const LISTEN: u8 = 10;
+
+    /// A state that comes after `ESTABLISHED` or is it: `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
+    #[inline(always)]
+    pub fn was_established(state: i32) -> bool {
+        const AFTER: u32 = 1 << ESTABLISHED | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+        (state as u32) < 32 && 1u32 << state & AFTER != 0
+    }
+}
+
+/// `AF_INET6` of `include/linux/socket.h`.
+const AF_INET6: u16 = 10;
+/// Reads a field of the structure at `address`; 0 when it cannot be read.
+#[inline(always)]
+pub fn read<T: Copy + Default>(address: u64, offset: &Global<u32>) -> T {
+    let mut value = T::default();
+    // SAFETY: the destination is a value of this size on the stack, of integers; the helper checks the kernel address and
+    // writes zeros when it is none.
+    unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+            address.wrapping_add(offset.load().into()) as *const _,
+        )
+    };
+    value
+}
+
+/// What tells a socket and its peer from others.
+pub trait Peer {
+    /// The cookie; 0 when nobody has asked for it.
+    fn cookie(&self) -> u64;
+    /// The peer's IPv4 address, in network byte order.
+    fn daddr(&self) -> u32;
+    /// The peer's IPv6 address, in network byte order.
+    fn v6_daddr(&self) -> [u32; 4];
+    /// The peer's port, in network byte order.
+    fn dport(&self) -> u16;
+}
+
+/// The `struct sock_common` at the beginning of a socket, read in one piece.
+#[repr(C)]
+pub struct Sock {
+    bytes: [u64; COMMON_LEN / 8],
+}
+
+impl Sock {
+    /// Reads it to a place of the caller's, so that the stack holds it once. All zeros where it cannot be read: a socket of
+    /// nobody.
+    #[inline(always)]
+    pub fn read(sk: u64, to: &mut MaybeUninit<Self>) -> &Self {
+        // SAFETY: as in `read`; the helper writes all of it, zeros when it fails.
+        unsafe {
+            bpf_probe_read_kernel(to.as_mut_ptr().cast(), COMMON_LEN as u32, sk as *const _);
+            to.assume_init_ref()
+        }
+    }
+
+    #[inline(always)]
+    pub fn field<T: Copy>(&self, offset: &Global<u32>) -> T {
+        // SAFETY: the loader checked that every field lies within what was read, and that the kernel's alignment is `T`'s.
+        // The verifier knows the offset as a constant.
+        unsafe { core::ptr::read_volatile(self.bytes.as_ptr().byte_add(offset.load() as usize).cast::<T>()) }
+    }
+
+    /// The socket's own port, in host byte order.
+    #[inline(always)]
+    pub fn num(&self) -> u16 {
+        self.field(&SKC_NUM)
+    }
+
+    /// Its packets are IPv6; a socket of that family may speak IPv4.
+    #[inline(always)]
+    pub fn is_ipv6(&self) -> bool {
+        let peer = self.v6_daddr();
+        self.field::<u16>(&SKC_FAMILY) == AF_INET6 && !(peer[0] == 0 && peer[1] == 0 && peer[2] == MAPPED)
+    }
+
+    /// The peer's address as an edge has it.
+    #[inline(always)]
+    pub fn remote(&self) -> [u32; 4] {
+        if self.is_ipv6() { self.v6_daddr() } else { [0, 0, MAPPED, self.daddr()] }
+    }
+
+    /// Its packets stay on this host: a loopback address, or its own.
+    #[inline(always)]
+    pub fn is_loopback(&self) -> bool {
+        if self.is_ipv6() {
+            let (peer, own) = (self.v6_daddr(), self.words(&SKC_V6_RCV_SADDR));
+            let is_one = peer[0] | peer[1] | peer[2] == 0 && u32::from_be(peer[3]) == 1;
+            is_one || (peer[0] == own[0] && peer[1] == own[1] && peer[2] == own[2] && peer[3] == own[3])
+        } else {
+            let peer = self.daddr();
+            u32::from_be(peer) >> 24 == 127 || peer == self.field::<u32>(&SKC_RCV_SADDR)
+        }
+    }
+
+    #[inline(always)]
+    fn words(&self, offset: &Global<u32>) -> [u32; 4] {
+        self.field(offset)
+    }
+}
+
+impl Peer for Sock {
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        self.field(&SKC_COOKIE)
+    }
+
+    #[inline(always)]
+    fn daddr(&self) -> u32 {
+        self.field(&SKC_DADDR)
+    }
+
+    #[inline(always)]
+    fn v6_daddr(&self) -> [u32; 4] {
+        self.words(&SKC_V6_DADDR)
+    }
+
+    #[inline(always)]
+    fn dport(&self) -> u16 {
+        self.field(&SKC_DPORT)
+    }
+}
+
+/// The word before an IPv4 address in an IPv6 one.
+const MAPPED: u32 = 0xffffu32.to_be();
+
+/// A socket waits for connections.
+#[inline(always)]
+pub fn is_listening(sk: u64) -> bool {
+    read::<u8>(sk, &SKC_STATE) == state::LISTEN
+}
+
+/// The cgroup v2 id of a full socket; 0 where the kernel keeps something else in its place (cgroup v1's net_cls).
+#[inline(always)]
+pub fn cgroup_id(sk: u64) -> u64 {
+    read(cgroup_node(sk), &KN_ID)
+}
+
+/// The agent has attached to the cgroup of a full socket, or above it.
+#[inline(never)]
+pub fn is_observed(sk: u64) -> bool {
+    /// A pod's cgroup, a container's, and what the container makes below its own.
+    const LEVELS: u32 = 8;
+    let mut node = cgroup_node(sk);
+    for _ in 0..LEVELS {
+        let cgroup: u64 = read(node, &KN_ID);
+        if cgroup == 0 {
+            return false;
+        }
+        // SAFETY: only whether it is there is looked at.
+        if unsafe { OBSERVED.get(cgroup) }.is_some() {
+            return true;
+        }
+        node = read(node, &KN_PARENT);
+    }
+    false
+}
+
+/// The address of the `struct kernfs_node` of a full socket's cgroup.
+#[inline(always)]
+fn cgroup_node(sk: u64) -> u64 {
+    /// `is_data` and `no_refcnt` of `struct sock_cgroup_data`.
+    const FLAGS: u64 = 3;
+    const IS_DATA: u64 = 1;
+    let cgroup: u64 = read(sk, &SK_CGROUP);
+    if cgroup & IS_DATA != 0 {
+        return 0;
+    }
+    read(cgroup & !FLAGS, &CGROUP_KN)
+}

@@ -1,0 +1,124 @@
+//! From cgroups to containers: what one scrape shows. Pure.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use super::{
+    labels::{Qtype, Rcode},
+    latency::Durations,
+    table::Table,
+};
+use crate::identity::Snapshot;
+
+/// How long a cgroup without a name is waited for.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Container<'a> {
+    /// `namespace`.
+    pub namespace: &'a str,
+    /// `pod`.
+    pub pod: &'a str,
+    /// `container`; empty for the pod's own cgroup and the pause container.
+    pub name: &'a str,
+}
+
+/// One scrape. Every answer is in exactly one of `responses` and `pending`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Shown<'a> {
+    /// Answers.
+    pub responses: BTreeMap<(Container<'a>, Qtype, Rcode), u64>,
+    /// How long they took.
+    pub durations: BTreeMap<(Container<'a>, Rcode), Durations>,
+    /// What was no DNS message.
+    pub malformed: BTreeMap<Container<'a>, u64>,
+    /// Answers to cgroups that have no name yet.
+    pub pending: u64,
+    /// Cgroups of sandboxes that are gone: shown for the last time.
+    pub spent: Vec<u64>,
+    /// Cgroups that nobody knew for too long.
+    pub unknown: Vec<u64>,
+}
+
+/// What is remembered from scrape to scrape.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Cgroups without a name, and since when.
+    nameless: HashMap<u64, Instant>,
+}
+
+/// Attributes what the table has counted.
+#[must_use]
+pub fn show<'a>(table: &Table, snapshot: &'a Snapshot, memory: &mut Memory, now: Instant) -> Shown<'a> {
+    let mut shown = Shown::default();
+    let mut nameless = HashMap::new();
+    for (cgroup, client) in table.clients() {
+        let Some(owner) = snapshot.by_cgroup(cgroup) else {
+            shown.pending += client.responses.values().sum::<u64>();
+            let since = memory.nameless.get(&cgroup).copied().unwrap_or(now);
+            nameless.insert(cgroup, since);
+            if now.duration_since(since) >= PATIENCE {
+                shown.unknown.push(cgroup);
+            }
+            continue;
+        };
+        let name = owner.container.map_or("", |container| container.name.as_str());
+        let container = Container { namespace: &owner.sandbox.namespace, pod: &owner.sandbox.name, name };
+        for ((qtype, rcode), responses) in &client.responses {
+            *shown.responses.entry((container, *qtype, *rcode)).or_default() += responses;
+        }
+        for (rcode, durations) in &client.durations {
+            shown.durations.entry((container, *rcode)).or_default().add(durations);
+        }
+        if client.malformed > 0 {
+            *shown.malformed.entry(container).or_default() += client.malformed;
+        }
+        if !owner.sandbox.alive {
+            shown.spent.push(cgroup);
+        }
+    }
+    memory.nameless = nameless;
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_common::dns::Head;
+
+    use super::{
+        super::{
+            names::{Budget, Names},
+            parse::tests::answer,
+        },
+        *,
+    };
+    use crate::resources::testing::{container, snapshot};
+
+    fn table(answers: &[(u64, u8)]) -> Table {
+        let (mut table, mut names) = (Table::default(), Names::new(Vec::new(), Vec::new(), Budget::default()));
+        for (cgroup, rcode) in answers {
+            let bytes = answer(1, "a.test", 1, *rcode, &[]);
+            let head = Head { cgroup: *cgroup, protocol: 17, length: bytes.len() as u32, ..Head::default() };
+            table.take(&head, &bytes, &mut names);
+        }
+        table
+    }
+
+    #[test]
+    fn every_answer_is_somewhere_and_once() {
+        let mut inside = container("app", "/a");
+        (inside.cgroup_id, inside.nested_cgroup_ids) = (11, vec![12]);
+        let snapshot = snapshot(vec![("web", vec![inside])]);
+        let table = table(&[(11, 0), (12, 0), (11, 3), (99, 0), (99, 2)]);
+        let (mut memory, start) = (Memory::default(), Instant::now());
+        let shown = show(&table, &snapshot, &mut memory, start);
+        let responses: Vec<_> = shown.responses.iter().map(|((who, _, rcode), n)| (who.name, *rcode, *n)).collect();
+        assert_eq!(responses, [("app", Rcode::NoError, 2), ("app", Rcode::NxDomain, 1)]);
+        assert_eq!((shown.pending, shown.unknown, shown.spent), (2, vec![], vec![]));
+        let later = show(&table, &snapshot, &mut memory, start + PATIENCE);
+        assert_eq!((later.unknown, later.responses), (vec![99], shown.responses));
+    }
+}

@@ -1,0 +1,42 @@
+//! Who hears of the cluster's addresses.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{PeerBook, PeerRecord};
+
+/// Addresses, and who has each now; `None` for nobody.
+pub type Changes = Vec<(IpAddr, Option<Arc<PeerRecord>>)>;
+
+/// Takes what somebody who watches the cluster finds out: an agent's own book, or a resolver's table. The one who watches
+/// calls it in the order of events.
+pub trait ClusterFeed: Send + Sync {
+    /// So it is since `since`, in nanoseconds of `CLOCK_MONOTONIC`; 0 for what was so when the watch began.
+    fn tell(&self, changes: Changes, since: u64);
+
+    /// Everything that there is has been told: from now on an address that was not is nobody's. Called once, when the first
+    /// lists of all kinds are complete.
+    fn complete(&self);
+
+    /// Nobody has had this address since then, and those who remember who had it before may forget that now.
+    fn forget(&self, address: IpAddr, since: u64);
+
+    /// So many claims to addresses found no place where the cluster is watched.
+    fn folded(&self, claims: u64);
+}
+
+impl ClusterFeed for PeerBook {
+    fn tell(&self, changes: Changes, since: u64) {
+        self.tell_all(changes, since);
+    }
+
+    /// A book says of an address that it was never told of that it is unknown, before and after.
+    fn complete(&self) {}
+
+    fn forget(&self, address: IpAddr, since: u64) {
+        self.forget_nobody(address, since);
+    }
+
+    fn folded(&self, claims: u64) {
+        self.fold(claims);
+    }
+}

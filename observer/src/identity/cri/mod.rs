@@ -1,0 +1,11 @@
+//! The container runtime as a source of names, over the Container Runtime Interface (CRI), version 1.
+
+mod client;
+mod endpoint;
+mod events;
+mod follow;
+mod listing;
+mod pace;
+
+pub use endpoint::Endpoint;
+pub use follow::{SOURCE, start};

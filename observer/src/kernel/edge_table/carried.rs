@@ -1,0 +1,128 @@
+//! What connections have carried that live, where traffic is counted by sockets.
+//!
+//! The kernel adds what a connection has carried to its slot when it is over, and not before. So what is shown of a slot is
+//! the total of its closed connections and what those have carried that live. The totals are read first: a connection that
+//! ends in between is missing in this reading, and never in it twice. The numbers of connections that began and ended tell
+//! whether one did; then all is read again, and the larger one is nearer to the truth, because neither is above it.
+
+use std::{collections::HashMap, io, os::fd::AsFd};
+
+use aya::programs::ProgramFd;
+use observer_common::sockets::{Asked, BATCH};
+use tracing::warn;
+
+use super::{super::mapping::Mapping, super::sys, EdgeReading, EdgeTable};
+
+/// How often all is read, at most, while connections end in between.
+const PASSES: usize = 3;
+
+/// Reads live connections.
+pub(in crate::kernel) struct Carried {
+    program: ProgramFd,
+    asked: Mapping<Asked>,
+    /// What each slot has shown, by number and birth. A counter must not go back, and what is missing comes with the next
+    /// reading.
+    shown: HashMap<(u32, u64), Payload>,
+    failed: bool,
+}
+
+/// Payload in both directions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Payload {
+    tx: u64,
+    rx: u64,
+}
+
+impl Payload {
+    fn larger(self, other: Self) -> Self {
+        Self { tx: self.tx.max(other.tx), rx: self.rx.max(other.rx) }
+    }
+}
+
+/// The live connections of a slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Living {
+    payload: Payload,
+    connections: u64,
+}
+
+impl Carried {
+    /// Reads connections with the program, which answers in `asked`.
+    pub(in crate::kernel) fn new(program: ProgramFd, asked: Mapping<Asked>) -> Self {
+        Self { program, asked, shown: HashMap::new(), failed: false }
+    }
+
+    /// Every slot in use, with what its live connections have carried.
+    pub(super) fn read(&mut self, table: &EdgeTable) -> Vec<EdgeReading> {
+        let mut best = HashMap::new();
+        for pass in 1.. {
+            let mut readings = table.totals();
+            let living = self.living(table).unwrap_or_else(|error| {
+                if !std::mem::replace(&mut self.failed, true) {
+                    warn!("connections that live cannot be read, what they carry is shown when they end: {error}");
+                }
+                HashMap::new()
+            });
+            let mut settled = true;
+            for reading in &mut readings {
+                let living = living.get(&reading.slot).copied().unwrap_or_default();
+                reading.packets.tx_bytes += living.payload.tx;
+                reading.packets.rx_bytes += living.payload.rx;
+                settled &= is_settled(reading, living.connections, table);
+            }
+            let last = settled || pass == PASSES;
+            for reading in &mut readings {
+                let id = (reading.slot, reading.born);
+                let packets = &mut reading.packets;
+                let now = Payload { tx: packets.tx_bytes, rx: packets.rx_bytes };
+                let before = best.get(&id).or_else(|| self.shown.get(&id)).copied().unwrap_or_default();
+                let payload = now.larger(before);
+                (packets.tx_bytes, packets.rx_bytes) = (payload.tx, payload.rx);
+                best.insert(id, payload);
+            }
+            if last {
+                best.retain(|id, _| readings.iter().any(|reading| (reading.slot, reading.born) == *id));
+                self.shown = best;
+                return readings;
+            }
+        }
+        unreachable!("the last pass returns")
+    }
+
+    /// What the live connections of each slot have carried.
+    fn living(&self, table: &EdgeTable) -> io::Result<HashMap<u32, Living>> {
+        let mut living: HashMap<u32, Living> = HashMap::new();
+        let all = table.connections.sockets()?;
+        for batch in all.chunks(BATCH as usize) {
+            for (index, socket) in batch.iter().enumerate() {
+                self.asked.word(index, SOCKET).store(*socket, std::sync::atomic::Ordering::Relaxed);
+            }
+            sys::run_raw_tracepoint(self.program.as_fd(), &[batch.len() as u64])?;
+            for index in 0..batch.len() {
+                let answer = self.answer(index);
+                if answer.valid != 0 {
+                    let of = living.entry(answer.slot).or_default();
+                    of.payload.tx += answer.tx;
+                    of.payload.rx += answer.rx;
+                    of.connections += 1;
+                }
+            }
+        }
+        Ok(living)
+    }
+
+    fn answer(&self, index: usize) -> Asked {
+        let words: [u64; size_of::<Asked>() / 8] = std::array::from_fn(|word| self.asked.load(index, word));
+        // SAFETY: both are 32 bytes of plain integers; every bit pattern is valid.
+        unsafe { std::mem::transmute::<[u64; size_of::<Asked>() / 8], Asked>(words) }
+    }
+}
+
+/// The word of [`Asked`] that the agent writes.
+const SOCKET: usize = std::mem::offset_of!(Asked, socket) / 8;
+
+/// No connection of the slot began or ended while it was read: as many live as have begun and not ended.
+fn is_settled(reading: &EdgeReading, living: u64, table: &EdgeTable) -> bool {
+    let (then, now) = (reading.tcp.events, table.tcp(reading.slot).events);
+    (then.established, then.closed) == (now.established, now.closed) && then.established == then.closed + living
+}

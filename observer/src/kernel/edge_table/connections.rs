@@ -1,0 +1,119 @@
+//! TCP connections that live, as the TCP probe keeps them: in lines, or in a hash map where a line was taken.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Mutex, atomic::Ordering::Relaxed},
+};
+
+use aya::maps::{HashMap, MapData, MapError};
+use observer_common::tcp::{Connection, LiveLine};
+
+use super::{
+    super::{mapping::Mapping, sys},
+    lock,
+};
+
+/// `BPF_EXIST` of include/uapi/linux/bpf.h: change what is there, add nothing.
+const BPF_EXIST: u64 = 2;
+
+/// The words of a line.
+const SOCKET: usize = std::mem::offset_of!(LiveLine, socket) / 8;
+const CONNECTION: usize = std::mem::offset_of!(LiveLine, connection) / 8;
+
+/// Both places.
+pub(in crate::kernel) struct Connections {
+    lines: Mapping<LiveLine>,
+    rest: Mutex<HashMap<MapData, u64, Connection>>,
+    rest_fd: OwnedFd,
+}
+
+impl Connections {
+    pub(in crate::kernel) fn new(
+        lines: Mapping<LiveLine>,
+        rest: HashMap<MapData, u64, Connection>,
+        rest_fd: OwnedFd,
+    ) -> Self {
+        Self { lines, rest: rest.into(), rest_fd }
+    }
+
+    /// Connections of slots that have an heir count for it when they end.
+    pub(super) fn redirect(&self, heir_of: impl Fn(u32) -> Option<u32>) -> Result<(), MapError> {
+        for (index, _) in self.taken() {
+            let word = self.lines.word(index, CONNECTION);
+            let mut now = word.load(Relaxed);
+            while let Some(heir) = heir_of(slot(now)) {
+                // A program may have counted another segment meanwhile, or the line may be that of another connection.
+                match word.compare_exchange(now, with_slot(now, heir), Relaxed, Relaxed) {
+                    Ok(_) => break,
+                    Err(other) => now = other,
+                }
+            }
+        }
+        let mut rest = lock(&self.rest);
+        let all: Vec<(u64, Connection)> = rest.iter().collect::<Result<_, _>>()?;
+        for (socket, connection) in all {
+            if let Some(slot) = heir_of(connection.slot) {
+                // One that is not there any more has ended, and has counted in the old slot.
+                let _ = rest.insert(socket, Connection { slot, ..connection }, BPF_EXIST);
+            }
+        }
+        Ok(())
+    }
+
+    /// Connections of these slots are not followed any more.
+    pub(super) fn forget(&self, of: impl Fn(u32) -> bool) -> Result<(), MapError> {
+        for (index, socket) in self.taken() {
+            if of(slot(self.lines.load(index, CONNECTION))) {
+                // One that is not there any more has ended by itself.
+                let _ = self.lines.word(index, SOCKET).compare_exchange(socket, 0, Relaxed, Relaxed);
+            }
+        }
+        let mut rest = lock(&self.rest);
+        let all: Vec<(u64, Connection)> = rest.iter().collect::<Result<_, _>>()?;
+        for (socket, _) in all.into_iter().filter(|(_, connection)| of(connection.slot)) {
+            let _ = rest.remove(&socket);
+        }
+        Ok(())
+    }
+
+    /// The addresses of their sockets.
+    pub(super) fn sockets(&self) -> io::Result<Vec<u64>> {
+        let mut all: Vec<u64> = self.taken().map(|(_, socket)| socket).collect();
+        let rest = sys::all_entries::<u64, Connection>(self.rest_fd.as_fd())?;
+        all.extend(rest.into_iter().map(|(socket, _)| socket));
+        Ok(all)
+    }
+
+    /// Lines in use, each with its socket.
+    fn taken(&self) -> impl Iterator<Item = (usize, u64)> {
+        (0..self.lines.len()).map(|index| (index, self.lines.load(index, SOCKET))).filter(|(_, socket)| *socket != 0)
+    }
+}
+
+/// The slot in the word of a [`Connection`].
+fn slot(word: u64) -> u32 {
+    let [a, b, c, d, ..] = word.to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+fn with_slot(word: u64, slot: u32) -> u64 {
+    let ([a, b, c, d], [.., e, f, g, h]) = (slot.to_ne_bytes(), word.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+const _: () = assert!(std::mem::offset_of!(Connection, slot) == 0 && size_of::<Connection>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_changed_and_the_rest_of_the_word_stays() {
+        // SAFETY: eight bytes of integers each.
+        let word = |connection: Connection| unsafe { std::mem::transmute::<Connection, u64>(connection) };
+        let before = word(Connection { slot: 70_000, retransmitted: 3 });
+        assert_eq!(slot(before), 70_000);
+        assert_eq!(with_slot(before, 5), word(Connection { slot: 5, retransmitted: 3 }));
+    }
+}

@@ -1,0 +1,168 @@
+//! Sockets that are older than the agent, where traffic is counted by sockets.
+//!
+//! The kernel tells of the open files of all processes, whatever their network namespace. Those that are TCP connections of
+//! observed containers are counted from then on. Who listens at a connection's own port says that it is the server's end.
+//! Connections that nobody has open (not accepted yet, or closed and still sending) are not found, and not counted.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::{self, Read},
+    os::fd::AsFd,
+};
+
+use aya::{
+    Btf, Ebpf,
+    programs::{Iter, ProgramFd},
+};
+use observer_common::sockets::{Adopted, LISTEN, Open, programs};
+
+use super::{super::sys, EdgeTable, lock};
+
+/// How often a socket is asked that something happens to.
+const TRIES: usize = 200;
+
+/// The programs that find them.
+pub(in crate::kernel) struct Older {
+    ebpf: Ebpf,
+    adopt: ProgramFd,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Found {
+    /// Counted from now on.
+    pub counted: usize,
+    /// Without a place.
+    pub full: usize,
+}
+
+impl EdgeTable {
+    /// Counts for sockets that are older than the agent, from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no iterator over open files (before 5.8), or refuses it.
+    pub fn adopt_older_sockets(&self) -> io::Result<Found> {
+        self.older.get().map_or(Ok(Found::default()), |older| lock(older).adopt())
+    }
+}
+
+impl Older {
+    /// With the object that has the iterator, and the program that begins to count.
+    pub(in crate::kernel) fn new(ebpf: Ebpf, adopt: ProgramFd) -> Self {
+        Self { ebpf, adopt }
+    }
+
+    fn adopt(&mut self) -> io::Result<Found> {
+        let mut found = Found::default();
+        let open = self.open()?;
+        for end in ends(&open) {
+            match self.one(&end)? {
+                outcome if outcome == Adopted::Now as u32 => found.counted += 1,
+                outcome if outcome == Adopted::Full as u32 => found.full += 1,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn one(&self, end: &End) -> io::Result<u32> {
+        let ask = |whatever: bool| {
+            let arguments = [end.socket, end.other, end.is_server.into(), whatever.into()];
+            sys::run_raw_tracepoint(self.adopt.as_fd(), &arguments)
+        };
+        for _ in 0..TRIES {
+            let outcome = ask(false)?;
+            if outcome != Adopted::Busy as u32 {
+                return Ok(outcome);
+            }
+            std::thread::sleep(std::time::Duration::from_micros(20));
+        }
+        ask(true)
+    }
+
+    /// The TCP sockets of observed containers that processes have open, with repetitions.
+    fn open(&mut self) -> io::Result<Vec<Open>> {
+        let missing = || io::Error::other("the object has no iterator");
+        let iter: &mut Iter =
+            self.ebpf.program_mut(programs::OPEN).ok_or_else(missing)?.try_into().map_err(io::Error::other)?;
+        if iter.fd().is_err() {
+            let btf = Btf::from_sys_fs().map_err(io::Error::other)?;
+            iter.load("task_file", &btf).map_err(io::Error::other)?;
+        }
+        let link = iter.attach().map_err(io::Error::other)?;
+        let link = iter.take_link(link).map_err(io::Error::other)?;
+        let mut bytes = Vec::new();
+        link.into_file().map_err(io::Error::other)?.read_to_end(&mut bytes)?;
+        Ok(bytes.chunks_exact(size_of::<Open>()).map(record).collect())
+    }
+}
+
+/// Reads a record in the order of its fields.
+fn record(bytes: &[u8]) -> Open {
+    let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+    let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+    let state = u32::from_ne_bytes(std::array::from_fn(|byte| bytes[20 + byte]));
+    Open { socket: word(0), net: word(8), port: half(16), peer_port: half(18), state }
+}
+
+/// One end of a connection.
+#[derive(Debug, PartialEq, Eq)]
+struct End {
+    socket: u64,
+    /// The socket that may be at the other end, 0 when there is none on this node.
+    other: u64,
+    is_server: bool,
+}
+
+/// The connections among sockets, each once.
+fn ends(open: &[Open]) -> Vec<End> {
+    let is_listening = |open: &&Open| open.state == LISTEN;
+    let listening: HashSet<_> = open.iter().filter(is_listening).map(|open| (open.net, open.port)).collect();
+    let by_ports: HashMap<_, _> = open
+        .iter()
+        .filter(|open| !is_listening(open))
+        .map(|open| ((open.net, open.port, open.peer_port), open))
+        .collect();
+    let mut seen = HashSet::new();
+    let mut ends = Vec::new();
+    for end in open.iter().filter(|open| !is_listening(open) && open.peer_port != 0) {
+        if seen.insert(end.socket) {
+            // The kernel says whether it is.
+            let other = by_ports.get(&(end.net, end.peer_port, end.port)).map_or(0, |other| other.socket);
+            ends.push(End { socket: end.socket, other, is_server: listening.contains(&(end.net, end.port)) });
+        }
+    }
+    ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(socket: u64, port: u16, peer_port: u16, state: u32) -> Open {
+        Open { socket, net: 1, port, peer_port, state }
+    }
+
+    #[test]
+    fn both_ends_know_each_other_and_who_listens_is_the_server() {
+        let all = [
+            open(1, 80, 0, LISTEN),
+            open(2, 80, 40_000, 1),
+            open(3, 40_000, 80, 1),
+            open(3, 40_000, 80, 1),
+            open(4, 40_001, 443, 1),
+            Open { net: 2, ..open(5, 80, 40_001, 1) },
+        ];
+        let end = |socket, other, is_server| End { socket, other, is_server };
+        assert_eq!(ends(&all), [end(2, 3, true), end(3, 2, false), end(4, 0, false), end(5, 0, false)]);
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let written = Open { socket: 1 << 40, net: 7, port: 80, peer_port: 40_000, state: 1 };
+        // SAFETY: plain integers without padding.
+        let bytes: [u8; 24] = unsafe { std::mem::transmute(written) };
+        assert_eq!(record(&bytes), written);
+    }
+}

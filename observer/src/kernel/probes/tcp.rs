@@ -1,0 +1,190 @@
+//! The TCP probe: fills the rows of [`TcpCounters`](observer_common::tcp::TcpCounters) that the edge table reads.
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, MapError},
+};
+use observer_common::{
+    abi::maps::{EDGES, FREE_SLOTS, RARE, ROWS},
+    counters::Loss,
+    tcp::{COMMON_LEN, globals, maps, programs},
+};
+use tracing::{info, warn};
+
+use super::{Misses, ProbeError, Successor, load, sockets, take};
+use crate::{
+    clock,
+    kernel::{
+        Accounting,
+        btf::{Btf, BtfError},
+        edge_table::{EdgeTable, Sizes},
+        pins::Pins,
+    },
+};
+
+/// The object file. Empty when the build had no toolchain for it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
+
+/// Where this kernel has the fields that the programs read, by the names of their constants.
+struct Offsets(Vec<(&'static str, u32)>);
+
+impl Offsets {
+    /// Looks them up.
+    fn of(btf: &Btf) -> Result<Self, BtfError> {
+        let common = |field: &str| {
+            let offset = btf.offset("sock", &format!("__sk_common.{field}"))?;
+            // The largest field is an IPv6 address.
+            if offset as usize + 16 > COMMON_LEN {
+                return Err(BtfError::Field {
+                    structure: "struct sock_common near enough".into(),
+                    field: field.into(),
+                });
+            }
+            Ok(offset)
+        };
+        let cgroup = btf.first_offset(&[("sock", "sk_cgrp_data.cgroup"), ("sock", "sk_cgrp_data.val")])?;
+        Ok(Self(vec![
+            (globals::DADDR, common("skc_daddr")?),
+            (globals::RCV_SADDR, common("skc_rcv_saddr")?),
+            (globals::DPORT, common("skc_dport")?),
+            (globals::NUM, common("skc_num")?),
+            (globals::FAMILY, common("skc_family")?),
+            (globals::STATE, common("skc_state")?),
+            (globals::V6_DADDR, common("skc_v6_daddr")?),
+            (globals::V6_RCV_SADDR, common("skc_v6_rcv_saddr")?),
+            (globals::COOKIE, common("skc_cookie")?),
+            (globals::PROTOCOL, btf.offset("sock", "sk_protocol")?),
+            (globals::ERR, btf.offset("sock", "sk_err")?),
+            (globals::CGROUP, cgroup),
+            (globals::CGROUP_KN, btf.offset("cgroup", "kn")?),
+            (globals::KN_ID, btf.offset("kernfs_node", "id")?),
+            // Since kernel 6.15 with underscores.
+            (globals::KN_PARENT, btf.first_offset(&[("kernfs_node", "__parent"), ("kernfs_node", "parent")])?),
+            (globals::SRTT_US, btf.offset("tcp_sock", "srtt_us")?),
+            (globals::TOTAL_RETRANS, btf.offset("tcp_sock", "total_retrans")?),
+        ]))
+    }
+}
+
+/// Whether this kernel's tracepoints have the arguments that the programs take.
+fn check_tracepoints(btf: &Btf) -> Result<(), BtfError> {
+    /// Arguments that the programs read; kernels may have more behind them.
+    const ARGUMENTS: [usize; 5] = [3, 1, 2, 1, 1];
+    let all = std::iter::once(programs::STATE).chain(programs::RARE);
+    for ((_, tracepoint), wanted) in all.zip(ARGUMENTS) {
+        if btf.tracepoint_argument_count(tracepoint).is_none_or(|count| count < wanted) {
+            let field = format!("{wanted} arguments");
+            return Err(BtfError::Field { structure: format!("tracepoint {tracepoint}"), field });
+        }
+    }
+    Ok(())
+}
+
+/// Loads the programs and attaches them. They go on when the agent ends; those of an earlier agent count until the moment
+/// when these do.
+///
+/// The maps are those of `table`, which are pinned already.
+///
+/// # Errors
+///
+/// See [`ProbeError`].
+pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<Misses, ProbeError> {
+    check_tracepoints(btf)?;
+    let offsets = Offsets::of(btf)?;
+    // No two agents start in the same nanosecond since boot: they hold a lock, and pins end with the machine. The wall
+    // clock may tell a moment twice. 0 is nobody's.
+    let generation = clock::monotonic().max(1);
+    let mut ebpf = load(OBJECT, pins, &maps::SHARED, |loader| configure(loader, &offsets, &generation, table.sizes()))?;
+    let sizes = table.sizes();
+    let earlier = Misses::pinned(pins, &[&programs::ALL[..], &sockets::PROGRAMS].concat());
+    let mut successors = Vec::new();
+    let mut unused = None;
+    if pins.accounting() == Accounting::Sockets {
+        let more = sockets::Offsets::of(btf)?;
+        let shared = |loader: &mut _| configure(loader, &offsets, &generation, sizes);
+        successors.push(sockets::start(pins, table, (&more, &sizes), shared)?);
+    } else {
+        let (states, other) = follow_states(&mut ebpf, pins)?;
+        successors.push(states);
+        unused = Some(other);
+    }
+    for program in programs::RARE {
+        successors.push(Successor::attach(&mut ebpf, pins, program)?);
+    }
+    let mut owner: Array<MapData, u64> = take(&mut ebpf, maps::OWNER)?;
+    owner.set(0, generation, 0).map_err(|source| ProbeError::Map { map: maps::OWNER, source })?;
+    let running = successors.into_iter().map(Successor::succeed).collect::<Result<Vec<_>, _>>()?;
+    super::forget(pins, unused.as_slice());
+    // Where procfs cannot be read, the collector will say so.
+    let missed = earlier.total().ok().flatten().unwrap_or_default();
+    Ok(Misses::new(running, table.lose(Loss::TcpMissed, missed)))
+}
+
+/// Attaches the program that sees connections begin and end: the cheaper one where the kernel takes it. Tells also which it is
+/// not.
+fn follow_states(ebpf: &mut Ebpf, pins: &Pins) -> Result<(Successor, (&'static str, &'static str)), ProbeError> {
+    let types = || aya::Btf::from_sys_fs().map_err(|error| ProbeError::NoTypes(error.to_string()));
+    match types().and_then(|types| Successor::attach_typed(ebpf, pins, programs::CHANGE, &types)) {
+        Ok(states) => Ok((states, programs::STATE)),
+        Err(refused) => {
+            info!("following a TCP connection costs a little more on this kernel than on newer ones (5.12): {refused}");
+            Ok((Successor::attach(ebpf, pins, programs::STATE)?, programs::CHANGE))
+        }
+    }
+}
+
+/// Ends the programs, or what an earlier agent left of them. The traffic's programs count connections by themselves then.
+pub fn forget(pins: &Pins) {
+    if let Err(error) = disown(pins) {
+        warn!("TCP connections that begin are not counted: {error}");
+    }
+    super::forget(pins, &programs::ALL);
+    sockets::forget(pins);
+}
+
+/// From now on no generation counts.
+fn disown(pins: &Pins) -> Result<(), MapError> {
+    let map = aya::maps::Map::Array(MapData::from_pin(pins.map(maps::OWNER))?);
+    let mut owner: Array<MapData, u64> = Array::try_from(map)?;
+    owner.set(0, 0, 0)
+}
+
+fn configure<'a>(loader: &mut EbpfLoader<'a>, offsets: &'a Offsets, generation: &'a u64, table: Sizes) {
+    loader
+        .map_max_entries(EDGES, table.slots)
+        .map_max_entries(ROWS, table.slots)
+        .map_max_entries(RARE, table.slots)
+        .map_max_entries(maps::QUALITY, table.slots)
+        .map_max_entries(FREE_SLOTS, table.edges)
+        .override_global(globals::GENERATION, generation, true);
+    for (name, offset) in &offsets.0 {
+        loader.override_global(name, offset, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_has_what_is_read() {
+        let Ok(btf) = Btf::of_this_kernel() else { return };
+        check_tracepoints(&btf).unwrap();
+        let Offsets(offsets) = Offsets::of(&btf).unwrap();
+        let names: std::collections::HashSet<_> = offsets.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), offsets.len());
+    }
+
+    #[test]
+    fn a_kernel_without_sockets_is_told_as_such() {
+        // struct btf_header without types: magic, version, flags, then lengths and offsets.
+        let mut bytes = 0xeb9fu16.to_ne_bytes().to_vec();
+        bytes.extend([1, 0]);
+        bytes.extend([24u32, 0, 0, 0, 1].into_iter().flat_map(u32::to_ne_bytes));
+        bytes.push(0);
+        let btf = Btf::parse(bytes).unwrap();
+        let error = check_tracepoints(&btf).unwrap_err().to_string();
+        assert!(error.contains("tracepoint inet_sock_set_state"), "{error}");
+        assert!(Offsets::of(&btf).is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! What ended containers used, kept under their names: counters of a container go on when it is started again, and
+//! nothing that one used in its last moments is lost. Pure, but for the [`Store`] that outlives the agent.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use super::{ContainerUsage, Facts, Usage};
+use crate::{
+    identity::Snapshot,
+    sandbox::{Container, ContainerKind, Sandbox},
+};
+
+/// Cgroups of ended containers that an entry remembers to have in its sums.
+pub const REMEMBERED: usize = 64;
+
+/// The name that counters are kept under: that of their series. A pod that is made anew under its old name goes on
+/// where it was.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// The container's name.
+    pub container: String,
+}
+
+/// What the ended containers of one name used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Sums of their counters; fields that are no counters are `None`.
+    pub sums: Facts,
+    /// The cgroups that are in the sums, the oldest first; at most [`REMEMBERED`].
+    pub cgroups: VecDeque<u64>,
+}
+
+/// Where entries outlive the agent.
+pub trait Store: Send {
+    /// All entries that an earlier agent left.
+    fn load(&mut self) -> Vec<(Name, Entry)>;
+
+    /// Writes an entry in the place of the old one.
+    ///
+    /// # Errors
+    /// When there is no room.
+    fn save(&mut self, name: &Name, entry: &Entry) -> anyhow::Result<()>;
+
+    /// Forgets an entry.
+    fn forget(&mut self, name: &Name);
+}
+
+/// The entries.
+#[derive(Default)]
+pub struct Ledger {
+    store: Option<Box<dyn Store>>,
+    entries: BTreeMap<Name, Entry>,
+    /// Cgroups of ended containers that need not be looked at again.
+    settled: HashSet<u64>,
+    /// The same by path, of those that have no cgroup id: those of a host without a v2 tree.
+    without_id: HashSet<String>,
+    missed: u64,
+}
+
+impl Ledger {
+    /// A ledger with what an earlier agent left; without a store it ends with the agent.
+    #[must_use]
+    pub fn new(store: Option<Box<dyn Store>>) -> Self {
+        let mut ledger = Self { store, ..Self::default() };
+        if let Some(store) = &mut ledger.store {
+            ledger.entries = store.load().into_iter().collect();
+            ledger.settled = ledger.entries.values().flat_map(|entry| entry.cgroups.iter().copied()).collect();
+        }
+        ledger
+    }
+
+    /// Containers whose last values nobody could read, since the agent started.
+    #[must_use]
+    pub const fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Takes in what has ended since the last time. `last` tells what the container in a cgroup said when it ended,
+    /// `before` what it said in the scrape before.
+    ///
+    /// # Errors
+    /// When an entry could not be stored: the last one that failed. It counts all the same, until the agent ends.
+    pub fn settle(
+        &mut self,
+        snapshot: &Snapshot,
+        last: impl Fn(u64) -> Option<Facts>,
+        before: impl Fn(u64) -> Option<Facts>,
+    ) -> anyhow::Result<()> {
+        let mut outcome = Ok(());
+        for sandbox in snapshot.sandboxes() {
+            for container in sandbox.containers.iter().filter(|container| has_ended(container)) {
+                if container.cgroup_id == 0 {
+                    // Nobody tells when it ends, and nothing was kept of it.
+                    self.missed += u64::from(self.without_id.insert(container.cgroup.clone()));
+                    continue;
+                }
+                if !self.settled.insert(container.cgroup_id) {
+                    continue;
+                }
+                let facts = last(container.cgroup_id).or_else(|| {
+                    self.missed += 1;
+                    before(container.cgroup_id)
+                });
+                if let Some(facts) = facts {
+                    outcome = self.add(sandbox, container, &facts).and(outcome);
+                }
+            }
+        }
+        self.forget_gone(snapshot);
+        outcome
+    }
+
+    fn add(&mut self, sandbox: &Sandbox, container: &Container, facts: &Facts) -> anyhow::Result<()> {
+        let name =
+            Name { namespace: sandbox.namespace.clone(), pod: sandbox.name.clone(), container: container.name.clone() };
+        let entry = self.entries.entry(name.clone()).or_default();
+        entry.sums.add_ended(facts);
+        entry.cgroups.push_back(container.cgroup_id);
+        if entry.cgroups.len() > REMEMBERED {
+            entry.cgroups.pop_front();
+        }
+        self.store.as_mut().map_or(Ok(()), |store| store.save(&name, entry))
+    }
+
+    /// What goes with its pod.
+    fn forget_gone(&mut self, snapshot: &Snapshot) {
+        let nothing = self.entries.is_empty() && self.settled.is_empty() && self.without_id.is_empty();
+        if nothing || !snapshot.is_scanned() {
+            return;
+        }
+        let here: HashSet<(&str, &str)> =
+            snapshot.sandboxes().iter().map(|sandbox| (sandbox.namespace.as_str(), sandbox.name.as_str())).collect();
+        let Self { store, entries, settled, without_id, .. } = self;
+        entries.retain(|name, _| {
+            let stays = here.contains(&(name.namespace.as_str(), name.pod.as_str()));
+            if !stays && let Some(store) = store.as_mut() {
+                store.forget(name);
+            }
+            stays
+        });
+        let known: HashSet<u64> = snapshot
+            .sandboxes()
+            .iter()
+            .flat_map(|sandbox| sandbox.containers.iter().map(|container| container.cgroup_id))
+            .chain(entries.values().flat_map(|entry| entry.cgroups.iter().copied()))
+            .collect();
+        settled.retain(|cgroup| known.contains(cgroup));
+        let paths: HashSet<&str> =
+            snapshot.sandboxes().iter().flat_map(|sandbox| &sandbox.containers).map(|c| c.cgroup.as_str()).collect();
+        without_id.retain(|path| paths.contains(path.as_str()));
+    }
+
+    /// Adds what has ended to what runs. Usages come and go sorted by namespace, pod, container.
+    #[must_use]
+    pub fn complete<'a>(&'a self, running: Vec<ContainerUsage<'a>>) -> Vec<ContainerUsage<'a>> {
+        let mut ended = self.entries.iter().peekable();
+        let mut all = Vec::with_capacity(running.len() + self.entries.len());
+        for mut usage in running {
+            let key = (usage.namespace, usage.pod, usage.container);
+            while let Some((name, entry)) = ended.next_if(|(name, _)| labels(name) < key) {
+                all.push(alone(name, entry));
+            }
+            if let Some((_, entry)) = ended.next_if(|(name, _)| labels(name) == key) {
+                usage.usage = usage.usage.with_ended(&entry.sums);
+            }
+            all.push(usage);
+        }
+        all.extend(ended.map(|(name, entry)| alone(name, entry)));
+        all
+    }
+}
+
+fn labels(name: &Name) -> (&str, &str, &str) {
+    (&name.namespace, &name.pod, &name.container)
+}
+
+/// A name under which nothing runs now.
+fn alone<'a>(name: &'a Name, entry: &Entry) -> ContainerUsage<'a> {
+    ContainerUsage {
+        namespace: &name.namespace,
+        pod: &name.pod,
+        container: &name.container,
+        started: None,
+        cgroup_id: 0,
+        usage: Usage::default().with_ended(&entry.sums),
+    }
+}
+
+fn has_ended(container: &Container) -> bool {
+    !container.alive && container.kind == ContainerKind::Application
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;
