@@ -58,17 +58,21 @@ pub fn adoptions(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, u6
     }
     let gone = gone_inside(snapshot);
     let name = |owner: &Owner<'_>| owner.container.map(|container| container.name.clone());
-    let mut living: FastMap<(&str, &str), usize> = FastMap::default();
-    for (at, sandbox) in snapshot.sandboxes().iter().enumerate().filter(|(_, sandbox)| sandbox.alive) {
-        living.insert((&sandbox.namespace, &sandbox.name), at);
+    // More than one can have the name for a moment: it is made again before it is seen that the last one went.
+    let mut living: FastMap<(&str, &str), Vec<&Sandbox>> = FastMap::default();
+    for sandbox in snapshot.sandboxes().iter().filter(|sandbox| sandbox.alive) {
+        living.entry((&sandbox.namespace, &sandbox.name)).or_default().push(sandbox);
     }
     let next = |owner: &Owner<'_>| {
-        let at = *living.get(&(owner.sandbox.namespace.as_str(), owner.sandbox.name.as_str()))?;
-        let sandbox = &snapshot.sandboxes()[at];
+        let sandboxes = living.get(&(owner.sandbox.namespace.as_str(), owner.sandbox.name.as_str()))?;
         let own = |cgroup: u64| snapshot.by_cgroup(cgroup).is_some_and(|next| name(&next) == name(owner));
-        let containers = sandbox.containers.iter().filter(|container| container.alive);
-        let mut cgroups = std::iter::once(sandbox.cgroup_id).chain(containers.map(|container| container.cgroup_id));
-        cgroups.find(|cgroup| *cgroup != 0 && own(*cgroup))
+        let of = |sandbox: &Sandbox| {
+            let containers = sandbox.containers.iter().map(|container| (container.cgroup_id, container.alive));
+            std::iter::once((sandbox.cgroup_id, true)).chain(containers).collect::<Vec<_>>()
+        };
+        let same = sandboxes.iter().flat_map(|sandbox| of(sandbox)).filter(|(cgroup, _)| *cgroup != 0 && own(*cgroup));
+        // One that has ended does as well: it is shown for as long as its pod lives.
+        same.max_by_key(|(_, alive)| *alive).map(|(cgroup, _)| cgroup)
     };
     let adoption = |reading: &EdgeReading| {
         let of = reading.slot_use()?;
@@ -215,6 +219,13 @@ mod tests {
         let mut other = Arc::unwrap_or_clone(pod(2, true));
         other.containers[0].name = "else".into();
         assert_eq!(adopted(&readings, vec![pod(1, false), Arc::new(other)]), [(4, 20)], "another container");
+        let mut third = Arc::unwrap_or_clone(pod(3, true));
+        third.containers.clear();
+        let three = vec![pod(1, false), pod(2, true), Arc::new(third)];
+        assert_eq!(adopted(&readings[..1], three), [(1, 21)], "the last one of the name has no container yet");
+        let mut ended = Arc::unwrap_or_clone(pod(2, true));
+        ended.containers[0].alive = false;
+        assert_eq!(adopted(&readings[..1], vec![pod(1, false), Arc::new(ended)]), [(1, 21)], "it is still shown");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use super::{LLVM_MAJOR, act, toolchain};
+use crate::workspace::Workspace;
 use crate::{apt, machine, run};
 
 /// Where rustup fetches toolchains from.
@@ -39,7 +40,13 @@ pub struct Facts {
 }
 
 /// Looks at the machine; asks the network and apt only for what is missing.
-pub fn gather() -> Facts {
+pub fn gather(workspace: &Workspace) -> Facts {
+    // Lists that are older than the mirror do not name what came since: before a package is said not to be there, they are
+    // fetched anew.
+    let debian_offers = |packages: &[&str]| {
+        let renewed = || machine::is_root() && apt::update(workspace).is_ok();
+        machine::has_apt() && (apt::offers(packages) || renewed() && apt::offers(packages))
+    };
     let ebpf = toolchain::Facts::gather();
     let rustup = machine::has_program("rustup");
     let compiler = ebpf.toolchain().is_ok();
@@ -53,17 +60,12 @@ pub fn gather() -> Facts {
         rustup_server: !compiler && rustup && reaches_rustup_server(),
         root: machine::is_root(),
         apt: machine::has_apt(),
-        debian_rust: !compiler && machine::has_apt() && debian_offers(&act::DEBIAN_RUST),
+        debian_rust: !compiler && debian_offers(&act::DEBIAN_RUST),
         debian_llvm: linker_version.is_none() && !llvm && debian_offers(&[&format!("llvm-{LLVM_MAJOR}-dev")]),
         linker_version,
         llvm,
         ebpf,
     }
-}
-
-/// Offered or installed. With no lists at all nobody knows: then apt has to try.
-fn debian_offers(packages: &[&str]) -> bool {
-    apt::offers(packages) || !apt::offers(&["bash"])
 }
 
 fn reaches_rustup_server() -> bool {

@@ -51,13 +51,13 @@ pub fn ensure(workspace: &Workspace, steps: &Steps) -> Result<()> {
 fn set_up(workspace: &Workspace, steps: &Steps, only: Option<plan::Way>) -> Result<()> {
     let mut changed = false;
     steps.step("compiler", || {
-        let facts = facts::gather();
+        let facts = facts::gather(workspace);
         let done = act::compiler(workspace, &plan::compiler(&facts, only)?)?;
         changed |= matches!(done, Done::Now(_));
         Ok(done)
     })?;
     steps.step("bpf-linker", || {
-        let done = act::linker(workspace, &plan::linker(&facts::gather())?)?;
+        let done = act::linker(workspace, &plan::linker(&facts::gather(workspace))?)?;
         changed |= matches!(done, Done::Now(_));
         Ok(done)
     })?;
