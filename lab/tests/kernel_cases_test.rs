@@ -55,6 +55,7 @@ cases!(
     restart,
     interface,
     address_moves,
+    address_moves_uncached,
     same_name,
     learned_late,
     churn,

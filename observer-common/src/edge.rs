@@ -100,6 +100,8 @@ pub mod state {
     /// The edge has left the table, so that nobody new finds the slot. Its counters are shown as long as its container is
     /// there, and connections that had found it before go on counting.
     pub const CLOSED: u64 = 4;
+    /// As [`CLOSED`], but connections leave it, too: those that still speak begin anew.
+    pub const LEFT: u64 = 5;
 }
 
 const _: () = assert!(size_of::<EdgeKey>() == 32 && align_of::<EdgeKey>() == 8);

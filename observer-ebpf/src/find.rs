@@ -6,13 +6,14 @@ use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_cgroup_id};
 use observer_common::{
     cache,
     counters::Loss,
-    edge::{EdgeKey, Role, flags},
+    edge::{EdgeKey, Role, flags, state},
+    tcp::live_index,
 };
 
 use crate::{
     add::add,
     dns, edges,
-    maps::{EPHEMERAL_MIN, PEERS, RARE, SOCKETS, TCP_OWNER, lose},
+    maps::{EPHEMERAL_MIN, PEERS, RARE, ROWS, SOCKETS, TCP_LINES, TCP_LIVE, TCP_OWNER, lose},
     opaque,
     packet::{self, Packet, SCTP, tcp},
     socket::{self, Socket, SocketLine},
@@ -49,6 +50,9 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     if slot != 0 && packet.is_udp() {
         // A UDP server has no faster way than this one: nothing more is asked.
         return slot;
+    }
+    if slot == 0 && packet.is_tcp() && socket.is_established() {
+        slot = began_in(skb);
     }
     if slot == 0 {
         // SAFETY: `skb` is the context of the running program.
@@ -97,6 +101,27 @@ fn established(packet: &Packet, socket: &Socket) -> bool {
 #[inline(always)]
 fn nobody_follows_connections() -> bool {
     TCP_OWNER.get(0).is_none_or(|owner| *owner == 0)
+}
+
+/// The slot that the packet's connection began in, if the TCP probe has written that down and its connections still count there;
+/// else 0. Who had the peer's address then may not be who has it now, so this comes before the edge.
+#[inline(never)]
+fn began_in(skb: *mut __sk_buff) -> u32 {
+    if nobody_follows_connections() {
+        return 0;
+    }
+    // SAFETY: `skb` is the context of the running program.
+    let address = unsafe { socket::address(skb) };
+    let connection = match TCP_LINES.get_ptr(live_index(address as u32)) {
+        // SAFETY: the map gave a valid, aligned pointer.
+        Some(line) if unsafe { (*line).socket } == address => Some(unsafe { &raw const (*line).connection }),
+        _ => TCP_LIVE.get_ptr(address),
+    };
+    // SAFETY: as above.
+    let slot = connection.map_or(0, |connection| unsafe { (*connection).slot });
+    // SAFETY: as above. The agent changes the state before it takes a slot from connections.
+    let state = ROWS.get_ptr(slot).map_or(state::FREE, |row| unsafe { (*row).state });
+    if state == state::USED || state == state::CLOSED { slot } else { 0 }
 }
 
 /// Looks into the cache of peers; 0 when it is not there.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock_tuple},
-    helpers::{bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
+    helpers::{bpf_probe_read_kernel, bpf_sk_cgroup_id, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 use observer_common::cache;
 
@@ -12,6 +12,8 @@ use crate::{opaque, packet::Packet};
 const LISTEN: u32 = 10;
 /// `TCP_SYN_SENT` of `include/net/tcp_states.h`.
 const SYN_SENT: u32 = 2;
+/// `TCP_SYN_RECV` of `include/net/tcp_states.h`.
+const SYN_RECV: u32 = 3;
 /// `BPF_F_CURRENT_NETNS`: look in the namespace of the packet.
 const CURRENT_NETNS: u64 = -1i32 as u64;
 
@@ -88,12 +90,35 @@ impl Socket {
         unsafe { core::ptr::read_volatile(&raw const self.state) == SYN_SENT }
     }
 
+    /// Its handshake is over.
+    #[inline(always)]
+    pub fn is_established(&self) -> bool {
+        // SAFETY: as above.
+        let state = unsafe { core::ptr::read_volatile(&raw const self.state) };
+        state != SYN_SENT && state != SYN_RECV && self.is_connected()
+    }
+
     /// It has one peer for good.
     #[inline(always)]
     pub fn is_connected(&self) -> bool {
         // SAFETY: as above.
         unsafe { core::ptr::read_volatile(&raw const self.peer_port) != 0 && !self.is_listening() }
     }
+}
+
+/// The address of the packet's socket, as a number; 0 when it has none.
+///
+/// # Safety
+///
+/// `skb` is the context of the running program.
+#[inline(always)]
+pub unsafe fn address(skb: *mut __sk_buff) -> u64 {
+    // SAFETY: the caller's promise.
+    let socket = unsafe { (*skb).__bindgen_anon_2.sk };
+    // The verifier knows the pointer wherever it is moved, and lets nobody calculate with it. What is read from memory by
+    // its address is a number.
+    // SAFETY: eight bytes of this program's stack.
+    unsafe { bpf_probe_read_kernel((&raw const socket).cast::<u64>()) }.unwrap_or(0)
 }
 
 /// The cgroup id of the socket at the other end of a loopback packet; 0 when there is none (yet).

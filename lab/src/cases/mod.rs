@@ -95,6 +95,7 @@ pub const CASES: &[Case] = &[
     Case { name: "restart", body: restart::restart, both_tables: false },
     Case { name: "interface", body: interface::interface, both_tables: true },
     Case { name: "address_moves", body: moves::address_moves, both_tables: false },
+    Case { name: "address_moves_uncached", body: moves::address_moves_uncached, both_tables: false },
     Case { name: "same_name", body: moves::same_name, both_tables: false },
     Case { name: "learned_late", body: moves::learned_late, both_tables: false },
     Case { name: "churn", body: moves::churn, both_tables: false },

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, Map, MapData};
 
 use super::PATIENCE;
 use super::count::{Count, Counted, DIRECTIONS, check_udp, tcp_payload};
@@ -134,6 +135,21 @@ fn check_datagrams(samples: &Samples, peer: &[(&str, &str)], count: u32) -> Resu
 /// A pod goes and another one has its address at once: each has what was sent to it, and a connection that began with
 /// the old one stays with it.
 pub fn address_moves(scale: Scale, edges: Option<u32>) -> Result<()> {
+    moves(scale, edges, |_| Ok(()))
+}
+
+/// The same, when other sockets have taken the lines that led to the connection's slot.
+pub fn address_moves_uncached(scale: Scale, edges: Option<u32>) -> Result<()> {
+    moves(scale, edges, |stage| {
+        let path = stage.pinned("maps/SOCKETS");
+        let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+        let mut lines: Array<_, u64> = Map::Array(map).try_into()?;
+        (0..lines.len()).try_for_each(|line| lines.set(line, 0, 0).context("clearing a line"))
+    })
+}
+
+/// `forget` is called before the old connection speaks for the last time.
+fn moves(scale: Scale, edges: Option<u32>, forget: impl Fn(&Stage) -> Result<()>) -> Result<()> {
     let mut scene = Scene::new(edges)?;
     let mut old = scene.peer("old", None)?;
     let address = old.ipv4();
@@ -152,6 +168,7 @@ pub fn address_moves(scale: Scale, edges: Option<u32>) -> Result<()> {
     let new = scene.peer("new", Some(address))?;
     ensure!(new.ipv4() == address, "{} is not {address}", new.ipv4());
     scene.datagrams(address, 30, false)?;
+    forget(&scene.stage)?;
     // Nobody is at the other end any more: the new pod says so.
     scene.client()?.traffic(&Command::TcpWrite { connection, bytes: 1_000, reply_bytes: 0 })?;
     scene.wait_known("new", new.uid())?;

@@ -122,6 +122,7 @@ struct Inside<'a> {
     container: &'a Container,
     above: PathBuf,
     directory: PathBuf,
+    ended: bool,
 }
 
 impl<'a> Inside<'a> {
@@ -129,7 +130,7 @@ impl<'a> Inside<'a> {
         let above = container.cgroup().unified().context("sockets are told apart in the v2 tree, and there is none")?;
         let directory = above.join(name);
         std::fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
-        let inside = Self { container, above, directory };
+        let inside = Self { container, above, directory, ended: false };
         inside.move_to(&inside.directory)?;
         Ok(inside)
     }
@@ -141,7 +142,8 @@ impl<'a> Inside<'a> {
     }
 
     /// [`Inside::end`], for those who must know that it is gone.
-    fn leave(self) -> Result<()> {
+    fn leave(mut self) -> Result<()> {
+        self.ended = true;
         self.end()
     }
 
@@ -153,6 +155,9 @@ impl<'a> Inside<'a> {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
         if let Err(error) = self.end() {
             eprintln!("observer-lab: {error:#}");
         }

@@ -13,6 +13,7 @@ mod selector;
 mod snapshot;
 mod source;
 mod sources;
+mod successors;
 mod workload;
 
 pub use cri::Endpoint;
@@ -26,3 +27,4 @@ pub use selector::{Selector, SelectorError};
 pub use snapshot::{Owner, Snapshot};
 pub use source::{Source, SourceNames};
 pub use sources::Following;
+pub use successors::{Successors, gone_inside};

@@ -56,8 +56,8 @@ pub struct EdgeReading {
     pub born: u64,
     /// The number of the decision who its peer is; 0: none yet.
     pub decision: u64,
-    /// The edge has left the table.
-    pub closed: bool,
+    /// Which connections go on counting, when the edge has left the table.
+    pub closed: Option<Leaving>,
     /// Bytes and packets of all CPUs.
     pub packets: PacketCounters,
     /// The rest.
@@ -93,8 +93,8 @@ pub struct SlotUse {
     pub slot: Slot,
     /// The number of the decision who its peer is; 0: none yet.
     pub decision: u64,
-    /// The edge has left the table.
-    pub closed: bool,
+    /// Which connections go on counting, when the edge has left the table.
+    pub closed: Option<Leaving>,
 }
 
 /// Which connections go on counting in a slot that is closed.
@@ -104,6 +104,16 @@ pub enum Leaving {
     Connections,
     /// None: the peer that was decided was never, or nobody knew it.
     Nothing,
+}
+
+impl Leaving {
+    /// The state of a slot that is closed so.
+    const fn state(self) -> u64 {
+        match self {
+            Self::Connections => state::CLOSED,
+            Self::Nothing => state::LEFT,
+        }
+    }
 }
 
 /// What could not be done, since the maps were made.
@@ -235,7 +245,11 @@ impl EdgeTable {
         // The kernel writes the rest before the state.
         fence(std::sync::atomic::Ordering::Acquire);
         let (born, decision) = (self.rows.load(slot as usize, BORN), self.rows.load(slot as usize, DECISION));
-        let closed = state == state::CLOSED;
+        let closed = match state {
+            state::CLOSED => Some(Leaving::Connections),
+            state::LEFT => Some(Leaving::Nothing),
+            _ => None,
+        };
         Some(SlotUse { slot: Slot { number: slot, key: self.key(slot), born }, decision, closed })
     }
 
@@ -270,7 +284,7 @@ impl EdgeTable {
         let rare = RareCounters { tcp_opened: self.rare.load(slot as usize, 0) };
         let is_tcp = key.is_none_or(|key| key.protocol == libc::IPPROTO_TCP as u8);
         let tcp = if is_tcp { self.tcp(slot) } else { TcpCounters::default() };
-        let (born, decision, closed) = of.map_or((0, 0, false), |of| (of.slot.born, of.decision, of.closed));
+        let (born, decision, closed) = of.map_or((0, 0, None), |of| (of.slot.born, of.decision, of.closed));
         EdgeReading { slot, key, born, decision, closed, packets, rare, tcp }
     }
 
@@ -320,7 +334,7 @@ impl EdgeTable {
 
 /// Whether a slot counts an edge that is shown.
 const fn is_used(state: u64) -> bool {
-    state == state::USED || state == state::CLOSED
+    matches!(state, state::USED | state::CLOSED | state::LEFT)
 }
 
 /// A lock that a panic elsewhere does not take away: the maps behind it are valid at any moment.

@@ -160,13 +160,14 @@ pub fn carry_over(sandbox: &mut Sandbox, old: Option<&Sandbox>) {
         let gone: Vec<u64> = gone.copied().filter(|id| !here.contains(id)).collect();
         gone.into_iter().for_each(|id| nested_went(container, id));
     }
-    let dead: Vec<Container> = old
+    let mut dead: Vec<Container> = old
         .containers
         .iter()
         .filter(|before| !sandbox.containers.iter().any(|container| same(before, container)))
         .map(|before| Container { alive: false, ..before.clone() })
         .collect();
-    // The oldest stand first.
+    // The oldest stand first: numbers of cgroups grow (`kernfs_new_node` of fs/kernfs/dir.c).
+    dead.sort_by_key(|container| container.cgroup_id);
     sandbox.containers.extend(dead.into_iter().rev().take(MAX_DEAD).rev());
     // What only living processes can tell.
     sandbox.netns = sandbox.netns.or(old.netns);

@@ -85,6 +85,12 @@ impl<'a> Peer<'a> {
         Self { kind, container: "", namespace: "", pod: "", workload_kind: "", workload: "", name: "" }
     }
 
+    /// The labels from `peer_kind` to `peer_workload`, in the order of every family: all but the name.
+    #[must_use]
+    pub const fn labels(&self) -> [&'a str; 6] {
+        [self.kind.as_str(), self.container, self.namespace, self.pod, self.workload_kind, self.workload]
+    }
+
     fn container(name: &'a str) -> Self {
         Self { container: name, ..Self::of_kind(PeerKind::Container) }
     }

@@ -265,12 +265,12 @@ impl Decisions {
         let mut plan = Plan::default();
         for SlotUse { slot, decision, closed } in slots {
             let decided = self.get(decision);
-            if decided.is_some() && (closed || !all) {
+            if decided.is_some() && (closed.is_some() || !all) {
                 continue;
             }
             // A series that has no name is not shown.
             let Some(owner) = knowledge.snapshot.by_cgroup(slot.key.cgroup) else { continue };
-            let verdict = judge(decided, (&slot.key, &owner), slot.born, knowledge, shown || closed);
+            let verdict = judge(decided, (&slot.key, &owner), slot.born, knowledge, shown || closed.is_some());
             if let Some(peer) = &verdict.decide {
                 let (mut number, new) = self.number(peer);
                 if new && !self.by_number.get(&number).is_some_and(|decision| keep(number, decision)) {
@@ -279,7 +279,7 @@ impl Decisions {
                 }
                 plan.decide.push((slot, number));
             }
-            if let Some(leaving) = verdict.close.filter(|_| !closed) {
+            if let Some(leaving) = verdict.close.filter(|_| closed.is_none()) {
                 plan.close.push((slot, leaving));
             }
         }

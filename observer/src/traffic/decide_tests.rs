@@ -15,7 +15,7 @@ use super::{
             PeerDetail,
             tests::{container, knowing, over_loopback, sandbox, to},
         },
-        heirs,
+        go_on,
         series::{Labels, sum},
     },
     *,
@@ -188,7 +188,7 @@ fn a_peer_whose_name_cannot_be_kept_is_other() {
     let mut decisions = Decisions::new(Vec::new());
     let knowledge = Knowledge { snapshot: &all, book: None, detail: PeerDetail::Pod, now: 9 };
     let mut plan = |keeps| {
-        let slots = [SlotUse { slot, decision: 0, closed: false }];
+        let slots = [SlotUse { slot, decision: 0, closed: None }];
         decisions.plan(slots.into_iter(), &knowledge, (true, true), |_, _| keeps).decide
     };
     assert_eq!(plan(false), [(slot, kind::OTHER + 1)]);
@@ -316,7 +316,7 @@ impl World {
         let slot = known.unwrap_or_else(|| {
             *self.edges.entry(key).or_insert_with(|| {
                 let slot = Slot { number: self.slots.len() as u32 + 1, key, born: self.now };
-                self.slots.push((SlotUse { slot, decision: 0, closed: false }, 0));
+                self.slots.push((SlotUse { slot, decision: 0, closed: None }, 0));
                 self.slots.len() - 1
             })
         });
@@ -355,7 +355,7 @@ impl World {
         }
         for (slot, leaving) in plan.close {
             let index = slot.number as usize - 1;
-            self.slots[index].0.closed = true;
+            self.slots[index].0.closed = Some(leaving);
             self.edges.remove(&slot.key);
             if leaving == Leaving::Nothing {
                 self.connections.retain(|_, connection| connection.slot != index);
@@ -396,7 +396,7 @@ impl World {
             assert!(says <= truth, "{name} has {says} bytes that were {truth}");
         }
         self.shown = shown;
-        for (slot, heir) in heirs(&readings, &labels) {
+        for (slot, heir) in go_on(&readings, &labels).merge {
             let (slot, heir) = (slot.number as usize - 1, heir.number as usize - 1);
             self.slots[heir].1 += std::mem::take(&mut self.slots[slot].1);
             if self.edges.get(&self.slots[slot].0.slot.key) == Some(&slot) {
@@ -407,10 +407,11 @@ impl World {
                 connection.slot = heir;
             }
         }
-        // Whoever comes after a scrape finds few: an open one for each edge, a closed one for each name that it had.
+        // Whoever comes after a scrape finds few: an open one for each edge, a closed one for each name that it had, and one
+        // that connections have left.
         let left = self.slots.iter().filter(|(of, _)| of.slot.born > 0).count();
         let names: HashSet<u64> = self.slots.iter().map(|(of, _)| of.decision).collect();
-        assert!(left <= ADDRESSES.len() * (names.len() + 1), "{left} slots for {} names", names.len());
+        assert!(left <= ADDRESSES.len() * (2 * names.len() + 1), "{left} slots for {} names", names.len());
         self.decisions = Some(decisions);
     }
 }

@@ -1,16 +1,19 @@
 //! Slots whose totals can become another slot's, or another container's, because both are shown in the same series. Pure.
 
-use observer_common::edge::{Role, flags};
+use observer_common::{
+    dns::PeerKey,
+    edge::{Role, flags},
+};
 
 use super::{
     attribute::{PeerKind, peer_key},
+    retire::GoesOn,
     series::{Labels, SeriesKey},
 };
 use crate::{
     hash::{FastMap, FastSet},
-    identity::{Owner, Snapshot},
-    kernel::{EdgeReading, Leaving, Slot},
-    sandbox::Sandbox,
+    identity::{Snapshot, Successors, gone_inside},
+    kernel::{EdgeReading, Leaving, Slot, SlotUse},
 };
 
 /// Finds an heir for slots that are closed: one of the same container with the same series, so that the sum of the series
@@ -18,12 +21,12 @@ use crate::{
 #[must_use]
 pub fn heirs(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, Slot)> {
     // Where there is nothing to look for, which is the rule, no labels are made.
-    let closed = readings.iter().filter(|reading| reading.closed);
+    let closed = readings.iter().filter(|reading| reading.closed.is_some());
     let cgroups: FastSet<u64> = closed.filter_map(|reading| Some(reading.key?.cgroup)).collect();
     if cgroups.is_empty() {
         return Vec::new();
     }
-    let mut best: FastMap<(u64, u8, SeriesKey<'_>), (bool, Slot)> = FastMap::default();
+    let mut best: FastMap<(u64, u8, bool, SeriesKey<'_>), (bool, Slot)> = FastMap::default();
     let mut wanted = Vec::new();
     for reading in readings {
         let Some(of) = reading.slot_use().filter(|of| cgroups.contains(&of.slot.key.cgroup)) else { continue };
@@ -32,13 +35,16 @@ pub fn heirs(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, Slot)>
         };
         // Spare slots go to spare slots: each kind has its own queue, and a purpose.
         let spare = of.slot.key.flags & flags::OVERFLOW;
-        let key = (of.slot.key.cgroup, spare, labels.of(&of.slot.key, of.decision, &owner));
-        if of.closed {
+        // What connections have left goes to its like, so that none is led back to where it came from.
+        let left = of.closed == Some(Leaving::Nothing);
+        let key = (of.slot.key.cgroup, spare, left, labels.of(&of.slot.key, of.decision, &owner));
+        let closed = of.closed.is_some();
+        if closed {
             wanted.push((key, of.slot));
         }
-        let there = best.entry(key).or_insert((of.closed, of.slot));
+        let there = best.entry(key).or_insert((closed, of.slot));
         // One that is open is the best: it takes all closed ones. Else the first.
-        if there.0 && !of.closed {
+        if there.0 && !closed {
             *there = (false, of.slot);
         }
     }
@@ -46,69 +52,52 @@ pub fn heirs(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, Slot)>
     wanted.into_iter().filter_map(heir).collect()
 }
 
-/// Finds slots of pods that are gone and that were made again with their name, and the cgroup of the container that goes
-/// on with their series: so these neither go back nor begin anew. And slots of cgroups below a living container's that are
-/// gone, which go to the container's own: so they cost no slots for as long as the container lives.
+/// Finds slots of cgroups that are gone, and the cgroup that goes on with their series ([`Successors`]): so these neither go back
+/// nor begin anew, and a container that makes cgroups, or ends again and again, costs no slots for as long as it lives.
+///
+/// The name of an external peer is decided for each container. One of which the next knows no such peer is inherited
+/// ([`Names::inherit`](crate::dns::Names::inherit)); one that it knows by another name stays in its series by going to a slot
+/// that is adopted with the same one, where there is one.
 #[must_use]
-pub fn adoptions(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, u64)> {
-    let snapshot = labels.snapshot;
-    let has_lost = |sandbox: &Sandbox| sandbox.containers.iter().any(|container| !container.gone_cgroup_ids.is_empty());
-    if snapshot.sandboxes().iter().all(|sandbox| sandbox.alive && !has_lost(sandbox)) {
-        return Vec::new();
-    }
-    let gone = gone_inside(snapshot);
-    let name = |owner: &Owner<'_>| owner.container.map(|container| container.name.clone());
-    // More than one can have the name for a moment: it is made again before it is seen that the last one went.
-    let mut living: FastMap<(&str, &str), Vec<&Sandbox>> = FastMap::default();
-    for sandbox in snapshot.sandboxes().iter().filter(|sandbox| sandbox.alive) {
-        living.entry((&sandbox.namespace, &sandbox.name)).or_default().push(sandbox);
-    }
-    let next = |owner: &Owner<'_>| {
-        let sandboxes = living.get(&(owner.sandbox.namespace.as_str(), owner.sandbox.name.as_str()))?;
-        let own = |cgroup: u64| snapshot.by_cgroup(cgroup).is_some_and(|next| name(&next) == name(owner));
-        let of = |sandbox: &Sandbox| {
-            let containers = sandbox.containers.iter().map(|container| (container.cgroup_id, container.alive));
-            std::iter::once((sandbox.cgroup_id, true)).chain(containers).collect::<Vec<_>>()
-        };
-        let same = sandboxes.iter().flat_map(|sandbox| of(sandbox)).filter(|(cgroup, _)| *cgroup != 0 && own(*cgroup));
-        // One that has ended does as well: it is shown for as long as its pod lives.
-        same.max_by_key(|(_, alive)| *alive).map(|(cgroup, _)| cgroup)
-    };
-    let adoption = |reading: &EdgeReading| {
-        let of = reading.slot_use()?;
-        let owner = snapshot.by_cgroup(of.slot.key.cgroup)?;
-        let cgroup = if gone.contains(&of.slot.key.cgroup) {
-            owner.container?.cgroup_id
-        } else if owner.sandbox.alive {
-            return None;
+pub fn go_on(readings: &[EdgeReading], labels: &Labels<'_>) -> GoesOn {
+    let mut goes_on = GoesOn { merge: heirs(readings, labels), adopt: Vec::new() };
+    let Some(successors) = Successors::of(labels.snapshot) else { return goes_on };
+    let merged: FastSet<u32> = goes_on.merge.iter().map(|(slot, _)| slot.number).collect();
+    let (mut adopted, mut refused) = (Vec::new(), Vec::new());
+    for of in readings.iter().filter_map(EdgeReading::slot_use).filter(|of| !merged.contains(&of.slot.number)) {
+        let Some(cgroup) = successors.successor(of.slot.key.cgroup) else { continue };
+        if is_known_otherwise(&of, cgroup, labels) {
+            refused.push(of);
         } else {
-            next(&owner)?
-        };
-        // The name of an external peer is decided for each container: the series is the same only if both have the same.
-        let external = labels.decisions.get(of.decision).is_none_or(|decision| decision.kind == PeerKind::External);
-        if let (Some(names), true) = (labels.names, external && of.slot.key.role() != Role::Server) {
-            let mut mine = peer_key(&of.slot.key);
-            let before = names.decided(&mine);
-            mine.cgroup = cgroup;
-            let there = names.decided(&mine);
-            // Where the container has no such peer yet, it inherits the name ([`Names::inherit`]).
-            if before.is_none() || (there.is_some() || !owner.sandbox.alive) && before != there {
-                return None;
-            }
+            adopted.push(of);
+            goes_on.adopt.push((of.slot, cgroup));
         }
-        Some((of.slot, cgroup))
-    };
-    readings.iter().filter_map(adoption).collect()
+    }
+    if !refused.is_empty() {
+        let series = |of: &SlotUse| {
+            let owner = labels.snapshot.by_cgroup(of.slot.key.cgroup)?;
+            let spare = of.slot.key.flags & flags::OVERFLOW;
+            Some(((spare, labels.of(&of.slot.key, of.decision, &owner)), of.slot))
+        };
+        let heirs: FastMap<_, Slot> = adopted.iter().filter_map(series).collect();
+        let heir = |of: &SlotUse| heirs.get(&series(of)?.0).map(|heir| (of.slot, *heir));
+        goes_on.merge.extend(refused.iter().filter_map(heir));
+    }
+    goes_on
 }
 
-/// Cgroups below living containers' that are gone.
-fn gone_inside(snapshot: &Snapshot) -> FastSet<u64> {
-    let sandboxes = snapshot.sandboxes().iter().chain(snapshot.others());
-    let containers = sandboxes.flat_map(|sandbox| &sandbox.containers).filter(|container| container.alive);
-    containers.flat_map(|container| container.gone_cgroup_ids.iter().copied()).collect()
+/// True when the slot's peer has a name that it was given for its container alone, and that container's successor knows it by
+/// another one, or when no name was decided yet.
+fn is_known_otherwise(of: &SlotUse, successor: u64, labels: &Labels<'_>) -> bool {
+    let external = labels.decisions.get(of.decision).is_none_or(|decision| decision.kind == PeerKind::External);
+    let (Some(names), true) = (labels.names, external && of.slot.key.role() != Role::Server) else { return false };
+    let mine = peer_key(&of.slot.key);
+    let before = names.decided(&mine);
+    let there = names.decided(&PeerKey { cgroup: successor, ..mine });
+    before.is_none() || there.is_some() && before != there
 }
 
-/// Slots whose peer over loopback was such a cgroup: nobody begins anything with it any more. Closed, they find their
+/// Slots whose peer over loopback was a cgroup below a container's that is gone: nobody begins anything with it any more. Closed, they find their
 /// heirs.
 #[must_use]
 pub fn lost_peers(readings: &[EdgeReading], snapshot: &Snapshot) -> Vec<(Slot, Leaving)> {
@@ -117,7 +106,7 @@ pub fn lost_peers(readings: &[EdgeReading], snapshot: &Snapshot) -> Vec<(Slot, L
         return Vec::new();
     }
     let lost = |reading: &EdgeReading| {
-        let of = reading.slot_use().filter(|of| !of.closed)?;
+        let of = reading.slot_use().filter(|of| of.closed.is_none())?;
         of.slot.key.loopback_peer().filter(|peer| gone.contains(peer))?;
         // Not before it was decided who that was.
         (of.decision != 0).then_some((of.slot, Leaving::Connections))
@@ -150,6 +139,7 @@ mod tests {
     const NODE: u64 = kind::NODE + 1;
 
     fn reading(slot: u32, key: EdgeKey, decision: u64, closed: bool) -> EdgeReading {
+        let closed = closed.then_some(Leaving::Connections);
         EdgeReading {
             slot,
             key: Some(key),
@@ -192,6 +182,9 @@ mod tests {
         ];
         assert_eq!(found(&readings, vec![pod(1, true)]), [(2, 4), (3, 4), (6, 5)], "the open one, else the first");
         assert_eq!(found(&readings[3..4], vec![pod(1, true)]), []);
+        let left = |slot| EdgeReading { closed: Some(Leaving::Nothing), ..reading(slot, here, OTHER, true) };
+        let readings_left = [readings[1], readings[3], left(8), left(9)];
+        assert_eq!(found(&readings_left, vec![pod(1, true)]), [(2, 4), (9, 8)], "none that connections count in");
         assert_eq!(found(&readings, vec![pod(1, false)]), [], "all of it ends soon");
     }
 
@@ -210,7 +203,7 @@ mod tests {
             let snapshot = Snapshot::new(sandboxes, HashSet::new(), String::new());
             let decisions = Decisions::new(Vec::new());
             let labels = Labels { snapshot: &snapshot, decisions: &decisions, names: None };
-            let found = adoptions(readings, &labels);
+            let found = go_on(readings, &labels).adopt;
             found.into_iter().map(|(slot, cgroup)| (slot.number, cgroup)).collect::<Vec<_>>()
         };
         assert_eq!(adopted(&readings, vec![pod(1, false), pod(2, true)]), [(1, 21), (3, 21), (4, 20)]);
@@ -245,7 +238,7 @@ mod tests {
             let names = Names::new(kept, Vec::new(), Budget::default());
             let decisions = Decisions::new(Vec::new());
             let labels = Labels { snapshot: &snapshot, decisions: &decisions, names: Some(&names) };
-            let found = adoptions(&readings, &labels);
+            let found = go_on(&readings, &labels).adopt;
             found.into_iter().map(|(slot, cgroup)| (slot.number, cgroup)).collect::<Vec<_>>()
         };
         assert_eq!(adopted(vec![], None), []);
@@ -274,18 +267,24 @@ mod tests {
     }
 
     #[test]
-    fn an_external_peer_goes_along_if_it_has_the_same_name() {
-        let address = "93.184.216.34";
-        let (key, again) = (to(11, address), to(21, address));
+    fn an_external_peer_goes_along_with_its_name() {
+        let (here, there) = ("93.184.216.34", "93.184.216.35");
         let snapshot = Snapshot::new(vec![pod(1, false), pod(2, true)], HashSet::new(), String::new());
         let decisions = Decisions::new(Vec::new());
-        for (own, next, goes) in [("a", Some("a"), true), ("a", Some("b"), false), ("a", None, false)] {
-            let kept = [(peer_key(&key), own.to_owned())].into_iter();
-            let kept = kept.chain(next.map(|name| (peer_key(&again), name.to_owned())));
+        let external = |slot, cgroup, address| reading(slot, to(cgroup, address), kind::EXTERNAL + 1, false);
+        let readings = [external(1, 11, here), external(2, 11, there), external(3, 21, here)];
+        let goes_on = |next: Option<&str>| {
+            let kept = [(here, 11, Some("a")), (there, 11, Some("a")), (here, 21, next)];
+            let kept = kept
+                .into_iter()
+                .filter_map(|(to_whom, cgroup, name)| Some((peer_key(&to(cgroup, to_whom)), name?.to_owned())));
             let names = Names::new(kept, Vec::new(), Budget::default());
-            let labels = Labels { snapshot: &snapshot, decisions: &decisions, names: Some(&names) };
-            let readings = [reading(1, key, kind::EXTERNAL + 1, false)];
-            assert_eq!(adoptions(&readings, &labels).len(), usize::from(goes), "{own} and {next:?}");
-        }
+            let found = go_on(&readings, &Labels { snapshot: &snapshot, decisions: &decisions, names: Some(&names) });
+            let adopted: Vec<_> = found.adopt.into_iter().map(|(slot, cgroup)| (slot.number, cgroup)).collect();
+            (adopted, found.merge.into_iter().map(|(slot, heir)| (slot.number, heir.number)).collect::<Vec<_>>())
+        };
+        assert_eq!(goes_on(Some("a")), (vec![(1, 21), (2, 21)], vec![]), "each address of the name");
+        assert_eq!(goes_on(None), (vec![(1, 21), (2, 21)], vec![]), "the next one inherits the name");
+        assert_eq!(goes_on(Some("b")), (vec![(2, 21)], vec![(1, 2)]), "it stays in the series of its name");
     }
 }

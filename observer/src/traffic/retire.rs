@@ -53,12 +53,15 @@ impl Retirement {
         now: Instant,
     ) -> Self {
         let mut retirement = Self { goes_on, ..Self::default() };
-        let adopted: HashSet<u32> = retirement.goes_on.adopt.iter().map(|(slot, _)| slot.number).collect();
+        let GoesOn { merge, adopt } = &retirement.goes_on;
+        let going_on = merge.iter().map(|(slot, _)| slot).chain(adopt.iter().map(|(slot, _)| slot));
+        let going_on: HashSet<u32> = going_on.map(|slot| slot.number).collect();
         let mut gone = HashSet::<u64>::new();
         for sandbox in snapshot.sandboxes().iter().filter(|sandbox| !sandbox.alive) {
             let of =
                 |container: &Container| std::iter::once(container.cgroup_id).chain(container.nested_cgroup_ids.clone());
-            let cgroups = std::iter::once(sandbox.cgroup_id).chain(sandbox.containers.iter().flat_map(of));
+            let own = std::iter::once(sandbox.cgroup_id).chain(sandbox.other_cgroup_ids.iter().copied());
+            let cgroups = own.chain(sandbox.containers.iter().flat_map(of));
             let cgroups: Vec<u64> = cgroups.filter(|cgroup| *cgroup != 0).collect();
             gone.extend(&cgroups);
             retirement.sandboxes.push((sandbox.key.clone(), cgroups));
@@ -72,7 +75,7 @@ impl Retirement {
                 retirement.slots.push((reading.slot, reading.born));
                 left_out.insert(key.cgroup);
             } else if gone.contains(&key.cgroup) {
-                if adopted.contains(&reading.slot) {
+                if going_on.contains(&reading.slot) {
                     continue;
                 }
                 retirement.slots.push((reading.slot, reading.born));
@@ -130,7 +133,7 @@ mod tests {
             key: Some(to(cgroup, "10.0.0.1")),
             born: 0,
             decision: 0,
-            closed: false,
+            closed: None,
             packets: PacketCounters::default(),
             rare: RareCounters::default(),
             tcp: TcpCounters::default(),

@@ -237,7 +237,7 @@ mod tests {
             key,
             born: 5,
             decision: 0,
-            closed: false,
+            closed: None,
             packets: PacketCounters { tx_bytes: bytes, tx_packets: 1, rx_bytes: bytes * 2, rx_packets: 2 },
             rare: RareCounters { tcp_opened: 1 },
             tcp: tcp(bytes),

@@ -11,7 +11,7 @@ use aya::programs::ProgramFd;
 use observer_common::sockets::{Asked, BATCH};
 use tracing::warn;
 
-use super::{super::mapping::Mapping, super::sys, EdgeReading, EdgeTable};
+use super::{super::mapping::Mapping, super::sys, EdgeReading, EdgeTable, Slot};
 
 /// How often all is read, at most, while connections end in between.
 const PASSES: usize = 3;
@@ -87,6 +87,11 @@ impl Carried {
             }
         }
         unreachable!("the last pass returns")
+    }
+
+    /// The connections of this slot are another's now, which shows what they have carried.
+    pub(super) fn forget(&mut self, slot: &Slot) {
+        self.shown.remove(&(slot.number, slot.born));
     }
 
     /// What the live connections of each slot have carried.

@@ -56,7 +56,7 @@ impl EdgeTable {
     /// The order makes reuse safe. A program that found the slot in the table before it left may still put it into a
     /// cache: wait for it and clear the caches. A program that found it in the cache of peers meanwhile may still copy it
     /// into that of sockets: wait and clear again. One that found that copy may still count: wait. Then nobody knows
-    /// the slot any more.
+    /// the slot any more. A slot in this state is not found by way of the connections that the TCP probe knows.
     fn retire_into(&self, slots: &[u32], heir: Option<u32>, meanwhile: Meanwhile<'_>) -> Result<(), MapError> {
         if slots.is_empty() {
             return Ok(());
@@ -109,6 +109,14 @@ impl EdgeTable {
         }
     }
 
+    /// The slot's edge leaves the table, if it has not left yet.
+    fn end_edge(&self, slot: u32) -> Result<(), MapError> {
+        if self.state(slot) == state::USED {
+            self.set_state(slot, state::CLOSED);
+        }
+        self.leave_table(slot)
+    }
+
     /// Closes slots: who comes now gets another one, and what these have counted stays. With each it is said whether
     /// connections that began in it go on counting there; datagrams begin anew with each packet. This is done at once, and
     /// is to be finished with [`EdgeTable::finish_closing`]. Says how many there were.
@@ -125,7 +133,7 @@ impl EdgeTable {
         closing.begin(self.sizes.slots);
         let mut outcome = Ok(open.len());
         for (slot, leaving) in open {
-            self.set_state(slot.number, state::CLOSED);
+            self.set_state(slot.number, leaving.state());
             if let Err(error) = self.leave_table(slot.number) {
                 outcome = Err(error);
             }
@@ -165,8 +173,7 @@ impl EdgeTable {
     pub fn adopt(&self, slots: &[(Slot, u64)]) -> Result<(), MapError> {
         for (slot, cgroup) in slots.iter().filter(|(slot, _)| self.is_same(slot)) {
             // In this order: an agent that is killed in between leaves a closed slot of the container that is gone.
-            self.set_state(slot.number, state::CLOSED);
-            self.leave_table(slot.number)?;
+            self.end_edge(slot.number)?;
             self.rows.word(slot.number as usize, CGROUP).store(*cgroup, Relaxed);
         }
         Ok(())
@@ -185,10 +192,20 @@ impl EdgeTable {
         if !pairs.is_empty() {
             let mut heirs: Vec<u32> = vec![0; self.sizes.slots as usize];
             for (slot, heir) in &pairs {
-                self.set_state(slot.number, state::CLOSED);
-                self.leave_table(slot.number)?;
+                self.end_edge(slot.number)?;
                 heirs[slot.number as usize] = heir.number;
             }
+            {
+                let _moving = lock(&self.moving);
+                self.redirect(&heirs)?;
+                // What living connections have carried is read in the heir from now on.
+                if let Some(carried) = self.carried.get() {
+                    let mut carried = lock(carried);
+                    pairs.iter().for_each(|(slot, _)| carried.forget(slot));
+                }
+            }
+            // Nobody may be led back by a connection that just began.
+            pairs.iter().for_each(|(slot, _)| self.set_state(slot.number, state::LEFT));
             for _ in 0..ROUNDS {
                 self.redirect(&heirs)?;
                 grace_period();
@@ -249,10 +266,12 @@ impl EdgeTable {
         let (retiring, folding) = (left(state::RETIRING), left(state::FOLDING));
         // What leads to closed ones from a cache may not have been cleared.
         let mut closing = Closing::default();
-        for slot in left(state::CLOSED) {
-            closing.begin(self.sizes.slots);
-            self.leave_table(slot)?;
-            closing.add(slot, &self.key(slot), Leaving::Connections);
+        for leaving in [Leaving::Connections, Leaving::Nothing] {
+            for slot in left(leaving.state()) {
+                closing.begin(self.sizes.slots);
+                self.leave_table(slot)?;
+                closing.add(slot, &self.key(slot), leaving);
+            }
         }
         self.clear_closed(&closing);
         while self.finish_closing(&mut closing) {}

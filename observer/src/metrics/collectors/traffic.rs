@@ -14,8 +14,8 @@ use crate::{
     kernel::{Accounting, EdgeTable},
     metrics::{AgentMetrics, Collect, Direction, Exposition, LabelText, catalogue as c},
     traffic::{
-        self, Budget, BudgetUse, Decider, GoesOn, Knowledge, Labels, Limits, Retirement, Series, SeriesKey, Task,
-        Totals, Urgent,
+        self, Budget, BudgetUse, Decider, Knowledge, Labels, Limits, Retirement, Series, SeriesKey, Task, Totals,
+        Urgent,
     },
 };
 
@@ -148,8 +148,7 @@ impl Collect for TrafficCollector {
             out.family(&c::AGENT_PEER_ADDRESSES).sample([], usage.addresses);
             out.family(&c::AGENT_PEER_ADDRESSES_FOLDED).sample([], usage.folded);
         }
-        let goes_on =
-            GoesOn { merge: traffic::heirs(&readings, &labels), adopt: traffic::adoptions(&readings, &labels) };
+        let goes_on = traffic::go_on(&readings, &labels);
         for (slot, cgroup) in &goes_on.adopt {
             let changes = dns.names.inherit(&traffic::peer_key(&slot.key), *cgroup);
             dns.keep(&changes);
@@ -183,17 +182,8 @@ impl<'a> Row<'a> {
         let family = &c::TCP_CONNECTIONS_OPENED;
         let mut digits = itoa::Buffer::new();
         let port = if key.port == 0 { "" } else { digits.format(key.port) };
-        let peer = &key.peer;
-        let peer = [
-            peer.kind.as_str(),
-            peer.container,
-            peer.namespace,
-            peer.pod,
-            peer.workload_kind,
-            peer.workload,
-            peer.name,
-            port,
-        ];
+        let [kind, container, namespace, pod, workload_kind, workload] = key.peer.labels();
+        let peer = [kind, container, namespace, pod, workload_kind, workload, key.peer.name, port];
         let own = LabelText::of(family, 0, [key.namespace, key.pod, key.container]);
         Self { key, totals, own, peer: LabelText::of(family, 4, peer) }
     }
@@ -243,19 +233,9 @@ fn write_unix(series: &[(&SeriesKey<'_>, &Totals)], out: &mut Exposition) {
 }
 
 fn unix_labels<'a>(key: &SeriesKey<'a>, direction: Direction) -> [&'a str; 10] {
-    let peer = &key.peer;
-    [
-        key.namespace,
-        key.pod,
-        key.container,
-        direction.as_str(),
-        peer.kind.as_str(),
-        peer.container,
-        peer.namespace,
-        peer.pod,
-        peer.workload_kind,
-        peer.workload,
-    ]
+    let [kind, container, namespace, pod, workload_kind, workload] = key.peer.labels();
+    let direction = direction.as_str();
+    [key.namespace, key.pod, key.container, direction, kind, container, namespace, pod, workload_kind, workload]
 }
 
 #[cfg(test)]
