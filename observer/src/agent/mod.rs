@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     config::{LogLevel, RunOptions},
-    http::{PodLine, ProbeLine, Readiness, Server, Status, WebState},
+    http::{Latch, PodLine, ProbeLine, Readiness, Server, Status, WebState},
     identity::{Names, PodsFile, Snapshot, cluster::Resolver},
     kernel::{self, Accounting, EdgeTable, Kernel, LoadOptions, PinError, Pins},
     metrics::{
@@ -184,7 +184,10 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
             "starting to follow the cgroup tree (inotify; raise fs.inotify.max_user_instances if it is exhausted)",
         )?,
     );
+    let changed = discovery.on_names();
     following.on_change(discovery.on_names());
+    // What was told while nobody listened may have come after the first look.
+    changed();
     let mut housekeeping = None;
     if let Some((inbox, table, kept, feed, names)) = traffic_parts {
         let decider = Decider::new(Arc::clone(&table), kept, options.peer_detail(), following.peers());
@@ -205,6 +208,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
             Some(BeforeScrape { table, snapshots, discovery: Arc::clone(&discovery), resolver: following.resolver() });
     }
     registry.register_last(AgentCollector::new(metrics));
+    readiness.set(Latch::Serving);
     info!(address = %server.address(), cgroups = %hierarchies.mode(), "serving metrics");
     allocator::trim();
     program_pages::let_go();

@@ -9,20 +9,23 @@ pub enum Latch {
     Snapshot,
     /// The hooks of the pods that were there at the start are in force.
     Hooks,
+    /// Everything that tells something is asked by a scrape.
+    Serving,
     /// The first lists of the cluster are complete.
     Cluster,
 }
 
 impl Latch {
     /// What an agent waits for.
-    const AGENT: [Self; 2] = [Self::Snapshot, Self::Hooks];
-    const COUNT: usize = 3;
+    const AGENT: [Self; 3] = [Self::Snapshot, Self::Hooks, Self::Serving];
+    const COUNT: usize = 4;
 
     /// Why the agent is not ready while this has not happened.
     const fn reason(self) -> &'static str {
         match self {
             Self::Snapshot => "the pods of this node are not known yet",
             Self::Hooks => "the kernel hooks are not attached yet",
+            Self::Serving => "the agent is starting",
             Self::Cluster => "the cluster's first lists are not complete yet",
         }
     }

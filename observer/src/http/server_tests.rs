@@ -63,6 +63,8 @@ fn every_path_answers() {
     let (status, text) = get(at, "/readyz");
     assert!(status == 503 && !text.contains("hooks"), "{text}");
     readiness.set(Latch::Snapshot);
+    assert_eq!(get(at, "/readyz").0, 503);
+    readiness.set(Latch::Serving);
     assert_eq!(get(at, "/readyz").0, 200);
     server.stop().unwrap();
     assert!(TcpStream::connect(at).is_err());

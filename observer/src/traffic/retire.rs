@@ -62,7 +62,9 @@ impl Retirement {
                 |container: &Container| std::iter::once(container.cgroup_id).chain(container.nested_cgroup_ids.clone());
             let own = std::iter::once(sandbox.cgroup_id).chain(sandbox.other_cgroup_ids.iter().copied());
             let cgroups = own.chain(sandbox.containers.iter().flat_map(of));
-            let cgroups: Vec<u64> = cgroups.filter(|cgroup| *cgroup != 0).collect();
+            // A container that joined another's namespace belongs to that one now, and goes on.
+            let lives = |id: u64| snapshot.peer_by_cgroup(id).is_some_and(|owner| owner.sandbox.alive);
+            let cgroups: Vec<u64> = cgroups.filter(|cgroup| *cgroup != 0 && !lives(*cgroup)).collect();
             gone.extend(&cgroups);
             retirement.sandboxes.push((sandbox.key.clone(), cgroups));
         }
@@ -169,5 +171,19 @@ mod tests {
         assert!(keys.is_empty() && names.is_empty(), "it went on with another's slot, which the next scrape shows");
         let later = Retirement::after_scrape(&readings, Default::default(), &snapshot, &mut unknown, start + PATIENCE);
         assert_eq!(numbers(&later.fold), [4]);
+    }
+
+    #[test]
+    fn a_container_that_goes_on_in_another_sandbox_keeps_its_slots() {
+        let app = || vec![container("a", 11, ContainerKind::Application)];
+        let mut alone = Arc::unwrap_or_clone(sandbox("alone", 0, "10.88.0.2", app()));
+        (alone.alive, alone.other_cgroup_ids) = (false, vec![12]);
+        let joined = sandbox("joined", 20, "10.88.0.3", app());
+        let snapshot = Snapshot::new(vec![Arc::new(alone), joined], Set::new(), String::new());
+        let readings = [reading(1, 11), reading(2, 12)];
+        let retirement =
+            Retirement::after_scrape(&readings, GoesOn::default(), &snapshot, &mut HashMap::new(), Instant::now());
+        assert_eq!(numbers(&retirement.slots), [2], "what was the first one's alone ends with it");
+        assert_eq!(retirement.sandboxes, [(SandboxKey("alone".into()), vec![12])]);
     }
 }

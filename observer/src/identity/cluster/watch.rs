@@ -400,8 +400,9 @@ impl Topic for AllPods {
         if self.owners.count() > 2 * self.owned.len() + SPARE_OWNERS {
             self.owners.keep(self.owned.values().cloned());
         }
-        self.works();
+        // In this order: who is told that this works finds all of it.
         self.plain.publish().await;
+        self.works();
     }
 
     fn works(&mut self) {

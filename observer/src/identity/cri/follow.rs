@@ -111,8 +111,9 @@ impl Follower {
             let began = Instant::now();
             let (listing, refused) = client.list(&mut facts).await?;
             pace.listed(began, began.elapsed());
-            self.state.answered(&path, (&runtime, &version), refused);
+            // In this order: who is told that this works finds the names.
             self.state.feed.publish(index(&listing, &facts));
+            self.state.answered(&path, (&runtime, &version), refused);
             tokio::select! {
                 () = self.state.feed.asked() => pace.happened(),
                 () = sleep(pace.pause(events.work())) => {}

@@ -50,10 +50,12 @@ async fn session(target: &Target, feed: &mut Feed) -> Result<(), KubeError> {
         let pods = document::parse(&body)
             .map_err(|error| connection.broken(PODS, &format!("the answer is no list of pods: {error}")))?;
         drop(body);
-        if feed.tell(ProbeState::Ok, "") {
-            info!(url = target.place(), pods = pods.len(), "asking the kubelet for names");
-        }
+        let count = pods.len();
+        // In this order: who is told that this works finds the names.
         feed.publish(pods);
+        if feed.tell(ProbeState::Ok, "") {
+            info!(url = target.place(), pods = count, "asking the kubelet for names");
+        }
         tokio::select! {
             () = feed.asked() => {
                 sleep(pause(0)).await;

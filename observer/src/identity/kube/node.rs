@@ -54,8 +54,9 @@ impl Topic for NodePods {
             debug!("owners are told from names: {error}");
         }
         self.owners.keep(self.pods.owners().cloned());
-        self.works();
+        // In this order: who is told that this works finds the names.
         self.feed.publish(self.pods.index(&self.owners));
+        self.works();
     }
 
     fn works(&mut self) {
