@@ -115,9 +115,10 @@ pub struct TreeReading<'a> {
 /// One reading of all containers.
 #[derive(Debug, Default)]
 pub struct Reading<'a> {
-    /// The usages, sorted by namespace, pod, container; each of these names once.
+    /// The usages, sorted by namespace, pod, container; of those with the same names (of a pod that goes, and of the one
+    /// that replaces it) the one that started last comes first.
     pub usages: Vec<ContainerUsage<'a>>,
-    /// What they come from, by cgroup v2 id; without those whose cgroup has gone meanwhile.
+    /// What they come from, by cgroup v2 id; without those whose cgroup has gone meanwhile, or that have no id.
     pub facts: HashMap<u64, Facts>,
     /// The first file that exists but could not be read. Its container only lacks what this file tells.
     pub trouble: Option<io::Error>,
@@ -145,8 +146,7 @@ impl Reader {
         }
     }
 
-    /// Reads every living container now, pause containers left out. Of two containers with the same names (one of
-    /// a pod that goes, one of the pod that replaces it) the one that started last is kept.
+    /// Reads every living container now, pause containers left out.
     pub fn read<'a>(&mut self, snapshot: &'a Snapshot) -> Reading<'a> {
         let targets = targets(snapshot);
         let wanted = |target: &Target<'_>| matches!(target, Target::Container(..));
@@ -169,13 +169,12 @@ impl Reader {
                 cgroup_id: container.cgroup_id,
                 usage,
             });
-            if facts != Facts::default() {
+            if container.cgroup_id != 0 && facts != Facts::default() {
                 reading.facts.insert(container.cgroup_id, facts);
             }
         }
         let names = |u: &ContainerUsage<'a>| (u.namespace, u.pod, u.container);
         reading.usages.sort_by(|a, b| names(a).cmp(&names(b)).then(b.started.cmp(&a.started)));
-        reading.usages.dedup_by(|later, kept| names(later) == names(kept));
         reading
     }
 

@@ -107,15 +107,15 @@ fn processes_of_nested_cgroups_count() {
 }
 
 #[test]
-fn of_two_with_the_same_names_the_later_is_kept() {
+fn of_two_with_the_same_names_the_later_comes_first() {
     let mut old = container("a", "/old");
     old.started = Some(SystemTime::UNIX_EPOCH);
     let mut new = container("a", "/new");
     new.started = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(9));
-    let snapshot = snapshot(vec![("p", vec![old]), ("p", vec![new.clone()]), ("b", vec![])]);
+    let snapshot = snapshot(vec![("p", vec![old.clone()]), ("p", vec![new.clone()]), ("b", vec![])]);
     let mut reader = Reader::new(CgroupRoots::default(), Path::new("/proc"));
     let reading = reader.read(&snapshot);
-    assert_eq!(reading.usages.iter().map(|u| u.started).collect::<Vec<_>>(), [new.started]);
+    assert_eq!(reading.usages.iter().map(|u| u.started).collect::<Vec<_>>(), [new.started, old.started]);
     assert_eq!(reading.usages[0].usage, Usage::default());
 }
 

@@ -52,22 +52,34 @@ impl Collect for ResourceCollector {
     fn collect(&mut self, snapshot: &Snapshot, out: &mut Exposition) -> anyhow::Result<()> {
         let mut reading = self.reader.lock().read(snapshot);
         let last = |cgroup| self.endings.as_ref().and_then(|endings| endings.last(cgroup));
-        // One that has ended since the snapshot was made has no files any more.
+        let before = |cgroup| self.shown.get(&cgroup).cloned();
+        // One that has ended since the snapshot was made has no files any more. Its counters must not fall: what they fall
+        // to would be taken for new when they rise again.
         for usage in reading.usages.iter_mut().filter(|usage| usage.usage.is_empty()) {
-            usage.usage =
-                last(usage.cgroup_id).map(|facts| Usage::default().with_ended(&ended(&facts))).unwrap_or_default();
-        }
-        let kept = self.ledger.settle(snapshot, last, |cgroup| self.shown.get(&cgroup).cloned());
-        let before = std::mem::replace(&mut self.shown, std::mem::take(&mut reading.facts));
-        for usage in &reading.usages {
-            if let Some(facts) = before.get(&usage.cgroup_id) {
-                self.shown.entry(usage.cgroup_id).or_insert_with(|| facts.clone());
+            if let Some(facts) = last(usage.cgroup_id).or_else(|| before(usage.cgroup_id)) {
+                usage.usage = Usage::default().with_ended(&ended(&facts));
+                reading.facts.insert(usage.cgroup_id, facts);
             }
         }
+        let kept = self.ledger.settle(snapshot, last, before);
+        self.shown = std::mem::take(&mut reading.facts);
+        merge(&mut reading.usages, &self.shown);
         out.family(&c::AGENT_ENDINGS_MISSED).sample([], self.ledger.missed());
         write(&self.ledger.complete(reading.usages), out);
         kept.and(reading.trouble.map_or(Ok(()), |error| Err(error.into())))
     }
+}
+
+/// Leaves one of those with the same names: the one that started last, with the counters of the others. When they have
+/// ended, the ledger has these, so that the sum goes on.
+fn merge(usages: &mut Vec<ContainerUsage<'_>>, facts: &HashMap<u64, Facts>) {
+    usages.dedup_by(|other, kept| {
+        let same = names(other) == names(kept);
+        if same && let Some(facts) = facts.get(&other.cgroup_id) {
+            kept.usage = std::mem::take(&mut kept.usage).with_ended(&ended(facts));
+        }
+        same
+    });
 }
 
 /// The counters alone of a container that has ended.
@@ -161,8 +173,115 @@ const fn names<'a>(u: &ContainerUsage<'a>) -> [&'a str; 3] {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        os::unix::fs::MetadataExt,
+        path::Path,
+        time::{Duration, SystemTime},
+    };
+
     use super::*;
-    use crate::resources::Quota;
+    use crate::{
+        resources::{
+            CgroupRoots, Quota, Reader,
+            testing::{container, snapshot},
+        },
+        sandbox::Container,
+    };
+
+    fn reader(root: &Path) -> SharedReader {
+        let roots = CgroupRoots { v2: Some(root.into()), ..CgroupRoots::default() };
+        SharedReader::new(Reader::new(roots, Path::new("/proc")))
+    }
+
+    /// A collector without anybody who tells of endings.
+    fn collector(root: &Path) -> ResourceCollector {
+        ResourceCollector::new(reader(root), None, Ledger::new(None))
+    }
+
+    /// Container `c` in a cgroup of its own, which used so many seconds of user time and bytes of memory.
+    fn used(root: &Path, cgroup: &str, (seconds, bytes): (u64, u64)) -> Container {
+        let directory = root.join(cgroup);
+        fs::create_dir_all(&directory).unwrap();
+        let micros = seconds * 1_000_000;
+        fs::write(directory.join("cpu.stat"), format!("usage_usec {micros}\nuser_usec {micros}\n")).unwrap();
+        fs::write(directory.join("memory.current"), format!("{bytes}\n")).unwrap();
+        Container {
+            cgroup_id: fs::metadata(&directory).unwrap().ino(),
+            started: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(bytes)),
+            ..container("c", &format!("/{cgroup}"))
+        }
+    }
+
+    fn ended(container: &Container) -> Container {
+        Container { alive: false, ..container.clone() }
+    }
+
+    /// User time and memory of container `c` of pod `p`.
+    fn shown(collector: &mut ResourceCollector, snapshot: &Snapshot) -> [Option<u64>; 2] {
+        let mut out = Exposition::default();
+        collector.collect(snapshot, &mut out).unwrap();
+        let text = String::from_utf8(out.take().concat()).unwrap();
+        ["observer_cpu_usage_seconds_total{", "observer_memory_usage_bytes{"].map(|family| {
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix(family));
+            let line = lines.next()?;
+            assert_eq!(lines.next(), None, "one series: {text}");
+            assert!(line.starts_with("namespace=\"n\",pod=\"p\",container=\"c\""), "{line}");
+            Some(line.rsplit_once(' ').unwrap().1.parse().unwrap())
+        })
+    }
+
+    #[test]
+    fn two_pods_of_one_name_are_one_series_that_goes_on_when_one_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let (old, new) = (used(root, "old", (10, 4096)), used(root, "new", (1, 8192)));
+        let mut collector = collector(root);
+        let pods =
+            |old: &Container, new: &Container| snapshot(vec![("p", vec![old.clone()]), ("p", vec![new.clone()])]);
+        assert_eq!(shown(&mut collector, &snapshot(vec![("p", vec![old.clone()])])), [Some(10), Some(4096)]);
+        assert_eq!(shown(&mut collector, &pods(&old, &new)), [Some(11), Some(8192)]);
+        assert_eq!(shown(&mut collector, &pods(&new, &old)), [Some(11), Some(8192)], "in whichever order");
+
+        // The files of the old one go before a snapshot says so.
+        fs::remove_dir_all(root.join("old")).unwrap();
+        collector.reader = reader(root);
+        assert_eq!(shown(&mut collector, &pods(&old, &new)), [Some(11), Some(8192)]);
+        assert_eq!(shown(&mut collector, &pods(&ended(&old), &new)), [Some(11), Some(8192)]);
+        assert_eq!(shown(&mut collector, &snapshot(vec![("p", vec![new])])), [Some(11), Some(8192)]);
+    }
+
+    #[test]
+    fn nothing_is_taken_back_while_an_ending_is_not_told_yet() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let (first, second) = (used(root, "first", (5, 4096)), used(root, "second", (2, 8192)));
+        let mut collector = collector(root);
+        assert_eq!(shown(&mut collector, &snapshot(vec![("p", vec![first.clone()])])), [Some(5), Some(4096)]);
+        let both = |second: &Container| snapshot(vec![("p", vec![ended(&first), second.clone()])]);
+        assert_eq!(shown(&mut collector, &both(&second)), [Some(7), Some(8192)]);
+        fs::remove_dir_all(root.join("second")).unwrap();
+        collector.reader = reader(root);
+        for _ in 0..2 {
+            assert_eq!(shown(&mut collector, &both(&second)), [Some(7), None], "its files are gone");
+        }
+        assert_eq!(shown(&mut collector, &both(&ended(&second))), [Some(7), None]);
+    }
+
+    #[test]
+    fn without_cgroup_ids_nothing_is_taken_for_another_s() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let without_id = |container: Container| Container { cgroup_id: 0, ..container };
+        let (old, new) = (without_id(used(root, "old", (10, 4096))), without_id(used(root, "new", (1, 8192))));
+        let mut collector = collector(root);
+        let both = snapshot(vec![("p", vec![old]), ("p", vec![new.clone()])]);
+        // No ledger will have what the old one used.
+        assert_eq!(shown(&mut collector, &both), [Some(1), Some(8192)]);
+        fs::remove_dir_all(root.join("new")).unwrap();
+        collector.reader = reader(root);
+        assert_eq!(shown(&mut collector, &snapshot(vec![("p", vec![new])])), [None, None]);
+    }
 
     #[test]
     fn what_is_not_known_is_absent() {
