@@ -216,21 +216,29 @@ impl Work {
         }
     }
 
-    /// Reads everything if the cgroup has no process. One that gets a process again is read again when that ends.
+    /// Reads everything if the cgroup has no process. One that gets a process, its first or another one, has not ended:
+    /// what was read is forgotten, and it is read again when that ends.
     fn look(&mut self, id: u64, path: &str) {
-        if !self.is_empty(path) {
-            return;
-        }
-        let facts = reader::read_cgroup(&self.roots, path, &mut self.buffer);
-        if facts != Facts::default() {
-            lock(&self.taken).insert(id, facts);
+        match self.is_populated(path) {
+            Some(true) => {
+                lock(&self.taken).remove(&id);
+            }
+            Some(false) => {
+                let facts = reader::read_cgroup(&self.roots, path, &mut self.buffer);
+                if facts != Facts::default() {
+                    lock(&self.taken).insert(id, facts);
+                }
+            }
+            None => {}
         }
     }
 
-    fn is_empty(&mut self, path: &str) -> bool {
+    /// Whether it has a process; `None` when it is gone.
+    fn is_populated(&mut self, path: &str) -> Option<bool> {
         let file = reader::below(&self.v2, path).join("cgroup.events");
-        matches!(super::files::read_once(&file, &mut self.buffer), Ok(true))
-            && parse::flat_keyed(&self.buffer.text()).any(|line| line == ("populated", 0))
+        let read = matches!(super::files::read_once(&file, &mut self.buffer), Ok(true));
+        let text = read.then(|| self.buffer.text())?;
+        parse::flat_keyed(&text).find(|(key, _)| *key == "populated").map(|(_, populated)| populated > 0)
     }
 }
 
@@ -280,6 +288,8 @@ mod tests {
         usage(root, 9);
         events(root, 0);
         wait_for(&endings, 8, Some(9));
+        events(root, 1);
+        wait_for(&endings, 8, None);
         usage(root, 12);
         events(root, 0);
         wait_for(&endings, 8, Some(12));

@@ -1,7 +1,11 @@
 //! What ended containers used, kept under their names: counters of a container go on when it is started again, and
 //! nothing that one used in its last moments is lost. Pure, but for the [`Store`] that outlives the agent.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{ContainerUsage, Facts, Usage};
 use crate::{
@@ -11,6 +15,8 @@ use crate::{
 
 /// Cgroups of ended containers that an entry remembers to have in its sums.
 pub const REMEMBERED: usize = 64;
+/// How long a new ledger waits for the names of pods that are here: what an earlier agent left is kept under them.
+const NAMES_WAIT: Duration = Duration::from_secs(600);
 
 /// The name that counters are kept under: that of their series. A pod that is made anew under its old name goes on
 /// where it was.
@@ -53,6 +59,11 @@ pub trait Store: Send {
 pub struct Ledger {
     store: Option<Box<dyn Store>>,
     entries: BTreeMap<Name, Entry>,
+    /// Names of entries that are kept but not shown: no pod that is observed has them now. One that is not named yet may,
+    /// and without what it uses now the entry would be less than what was shown before.
+    hidden: BTreeSet<Name>,
+    /// Until when names are waited for.
+    names_until: Option<Instant>,
     /// Cgroups of ended containers that need not be looked at again.
     settled: HashSet<u64>,
     /// The same by path, of those that have no cgroup id: those of a host without a v2 tree.
@@ -64,7 +75,8 @@ impl Ledger {
     /// A ledger with what an earlier agent left; without a store it ends with the agent.
     #[must_use]
     pub fn new(store: Option<Box<dyn Store>>) -> Self {
-        let mut ledger = Self { store, ..Self::default() };
+        let names_until = Instant::now().checked_add(NAMES_WAIT);
+        let mut ledger = Self { store, names_until, ..Self::default() };
         if let Some(store) = &mut ledger.store {
             ledger.entries = store.load().into_iter().collect();
             ledger.settled = ledger.entries.values().flat_map(|entry| entry.cgroups.iter().copied()).collect();
@@ -78,15 +90,15 @@ impl Ledger {
         self.missed
     }
 
-    /// Takes in what has ended since the last time. `last` tells what the container in a cgroup said when it ended,
-    /// `before` what it said in the scrape before.
+    /// Takes in what has ended since the last time. `last` tells what a container said when it ended, `before` what the
+    /// one in a cgroup said in the scrape before.
     ///
     /// # Errors
     /// When an entry could not be stored: the last one that failed. It counts all the same, until the agent ends.
     pub fn settle(
         &mut self,
         snapshot: &Snapshot,
-        last: impl Fn(u64) -> Option<Facts>,
+        last: impl Fn(&Container) -> Option<Facts>,
         before: impl Fn(u64) -> Option<Facts>,
     ) -> anyhow::Result<()> {
         let mut outcome = Ok(());
@@ -100,7 +112,7 @@ impl Ledger {
                 if !self.settled.insert(container.cgroup_id) {
                     continue;
                 }
-                let facts = last(container.cgroup_id).or_else(|| {
+                let facts = last(container).or_else(|| {
                     self.missed += 1;
                     before(container.cgroup_id)
                 });
@@ -110,6 +122,7 @@ impl Ledger {
             }
         }
         self.forget_gone(snapshot);
+        self.hide(snapshot);
         outcome
     }
 
@@ -125,14 +138,13 @@ impl Ledger {
         self.store.as_mut().map_or(Ok(()), |store| store.save(&name, entry))
     }
 
-    /// What goes with its pod.
+    /// What goes with its pod. One that is not observed, or not yet, is no less there.
     fn forget_gone(&mut self, snapshot: &Snapshot) {
         let nothing = self.entries.is_empty() && self.settled.is_empty() && self.without_id.is_empty();
-        if nothing || !snapshot.is_scanned() {
+        if nothing || !snapshot.is_scanned() || self.waits_for_names(snapshot) {
             return;
         }
-        let here: HashSet<(&str, &str)> =
-            snapshot.sandboxes().iter().map(|sandbox| (sandbox.namespace.as_str(), sandbox.name.as_str())).collect();
+        let here: HashSet<(&str, &str)> = all(snapshot).map(|sandbox| pod(sandbox)).collect();
         let Self { store, entries, settled, without_id, .. } = self;
         entries.retain(|name, _| {
             let stays = here.contains(&(name.namespace.as_str(), name.pod.as_str()));
@@ -141,22 +153,37 @@ impl Ledger {
             }
             stays
         });
-        let known: HashSet<u64> = snapshot
-            .sandboxes()
-            .iter()
+        let known: HashSet<u64> = all(snapshot)
             .flat_map(|sandbox| sandbox.containers.iter().map(|container| container.cgroup_id))
             .chain(entries.values().flat_map(|entry| entry.cgroups.iter().copied()))
             .collect();
         settled.retain(|cgroup| known.contains(cgroup));
         let paths: HashSet<&str> =
-            snapshot.sandboxes().iter().flat_map(|sandbox| &sandbox.containers).map(|c| c.cgroup.as_str()).collect();
+            all(snapshot).flat_map(|sandbox| &sandbox.containers).map(|c| c.cgroup.as_str()).collect();
         without_id.retain(|path| paths.contains(path.as_str()));
     }
 
-    /// Adds what has ended to what runs. Usages come and go sorted by namespace, pod, container.
+    /// Whether any entry may be that of a pod whose name nobody has told: sources of names are slower than cgroups.
+    fn waits_for_names(&self, snapshot: &Snapshot) -> bool {
+        let unnamed = |sandbox: &Arc<Sandbox>| sandbox.alive && !sandbox.uid.is_empty() && sandbox.namespace.is_empty();
+        self.names_until.is_some_and(|until| Instant::now() < until) && all(snapshot).any(unnamed)
+    }
+
+    fn hide(&mut self, snapshot: &Snapshot) {
+        self.hidden.clear();
+        if self.entries.is_empty() {
+            return;
+        }
+        let observed: HashSet<(&str, &str)> = snapshot.sandboxes().iter().map(|sandbox| pod(sandbox)).collect();
+        let shown = |name: &Name| observed.contains(&(name.namespace.as_str(), name.pod.as_str()));
+        self.hidden = self.entries.keys().filter(|name| !shown(name)).cloned().collect();
+    }
+
+    /// Adds what has ended to what runs. Usages come and go sorted by namespace, pod, container, each of these names
+    /// once.
     #[must_use]
     pub fn complete<'a>(&'a self, running: Vec<ContainerUsage<'a>>) -> Vec<ContainerUsage<'a>> {
-        let mut ended = self.entries.iter().peekable();
+        let mut ended = self.entries.iter().filter(|(name, _)| !self.hidden.contains(name)).peekable();
         let mut all = Vec::with_capacity(running.len() + self.entries.len());
         for mut usage in running {
             let key = (usage.namespace, usage.pod, usage.container);
@@ -171,6 +198,15 @@ impl Ledger {
         all.extend(ended.map(|(name, entry)| alone(name, entry)));
         all
     }
+}
+
+/// Those that are observed, and the others.
+fn all(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Sandbox>> {
+    snapshot.sandboxes().iter().chain(snapshot.others())
+}
+
+fn pod(sandbox: &Sandbox) -> (&str, &str) {
+    (&sandbox.namespace, &sandbox.name)
 }
 
 fn labels(name: &Name) -> (&str, &str, &str) {

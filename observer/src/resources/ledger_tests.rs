@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::resources::{
     Source,
-    testing::{container, snapshot},
+    testing::{container, sandbox, snapshot, snapshot_of},
 };
 
 /// A store that tests can look into.
@@ -44,7 +44,7 @@ fn sum(ledger: &Ledger, pod: &str, name: &str) -> Option<u64> {
 fn each_container_that_ends_counts_once_and_for_its_name() {
     let kept = Kept::default();
     let mut ledger = Ledger::new(Some(Box::new(kept.clone())));
-    let last = |id: u64| (id < 10).then(|| used(id));
+    let last = |container: &Container| (container.cgroup_id < 10).then(|| used(container.cgroup_id));
     let first = snapshot(vec![("p", vec![one("a", 1, false), one("a", 2, true), one("b", 3, false)])]);
     ledger.settle(&first, last, |_| None).unwrap();
     ledger.settle(&first, last, |_| None).unwrap();
@@ -94,14 +94,13 @@ fn living_and_pause_containers_are_no_matter_of_this() {
 fn without_cgroup_ids_every_ending_is_missed_once() {
     let ended = |path: &str| Container { alive: false, ..container("a", path) };
     let mut ledger = Ledger::new(None);
-    let before = |_| Some(used(1));
     for (containers, missed) in [
         (vec![ended("/p/1"), container("a", "/p/2")], 1),
         (vec![ended("/p/1"), container("a", "/p/2")], 1),
         (vec![ended("/p/1"), ended("/p/2"), container("a", "/p/3")], 2),
         (vec![ended("/p/2")], 2),
     ] {
-        ledger.settle(&snapshot(vec![("p", containers)]), before, before).unwrap();
+        ledger.settle(&snapshot(vec![("p", containers)]), |_| Some(used(1)), |_| Some(used(1))).unwrap();
         assert_eq!(ledger.missed(), missed);
         assert!(ledger.entries.is_empty(), "all of them have the id 0, so what is known of one may be another's");
     }
@@ -112,7 +111,7 @@ fn without_cgroup_ids_every_ending_is_missed_once() {
 fn what_runs_is_completed_and_what_does_not_stands_alone() {
     let mut ledger = Ledger::new(None);
     let dead = ["a", "c", "e"].into_iter().zip(1..).map(|(name, id)| one(name, id, false)).collect();
-    ledger.settle(&snapshot(vec![("p", dead)]), |id| Some(used(id)), |_| None).unwrap();
+    ledger.settle(&snapshot(vec![("p", dead)]), |c| Some(used(c.cgroup_id)), |_| None).unwrap();
     let running = ["b", "c", "d"]
         .map(|container| ContainerUsage {
             namespace: "n",
@@ -126,4 +125,85 @@ fn what_runs_is_completed_and_what_does_not_stands_alone() {
     let all = ledger.complete(running);
     let found: Vec<_> = all.iter().map(|u| (u.container, (u.usage.cpu_user.unwrap() * 1e6).round() as u64)).collect();
     assert_eq!(found, [("a", 1), ("b", 10), ("c", 12), ("d", 10), ("e", 3)]);
+}
+
+/// A store with what an earlier agent left: 5 µs of container `a` of pod `p`, whose cgroup 1 is in it.
+fn left() -> Kept {
+    let kept = Kept::default();
+    let mut earlier = Ledger::new(Some(Box::new(kept.clone())));
+    earlier.settle(&snapshot(vec![("p", vec![one("a", 1, false)])]), |_| Some(used(5)), |_| None).unwrap();
+    kept
+}
+
+/// What is shown when what is here is settled and `a` of `p`, if it runs under this name, has used 2 µs: µs by pod.
+fn shown(ledger: &mut Ledger, now: &Snapshot) -> Vec<(String, u64)> {
+    ledger.settle(now, |_| None, |_| None).unwrap();
+    let living = now.sandboxes().iter().filter(|sandbox| sandbox.alive);
+    let running = living.map(|sandbox| ContainerUsage {
+        namespace: &sandbox.namespace,
+        pod: &sandbox.name,
+        container: &sandbox.containers[0].name,
+        started: None,
+        cgroup_id: 2,
+        usage: Usage::from(&used(2)),
+    });
+    let all = ledger.complete(running.collect());
+    all.iter().map(|u| (u.pod.to_owned(), (u.usage.cpu_user.unwrap() * 1e6).round() as u64)).collect()
+}
+
+/// Pod `p`, before and after its name was told.
+fn unnamed_and_named() -> [Sandbox; 2] {
+    let named = Sandbox { uid: "uid".into(), ..sandbox("p", vec![one("a", 2, true)]) };
+    let unnamed = Sandbox {
+        namespace: String::new(),
+        name: "uid".into(),
+        containers: vec![one("0123456789ab", 2, true)],
+        ..named.clone()
+    };
+    [unnamed, named]
+}
+
+#[test]
+fn what_an_earlier_agent_left_waits_for_the_names_of_pods() {
+    let [unnamed, named] = unnamed_and_named().map(|pod| snapshot_of(vec![pod]));
+    let kept = left();
+    let mut ledger = Ledger::new(Some(Box::new(kept.clone())));
+    let nothing = Vec::new();
+    assert_eq!(shown(&mut ledger, &Snapshot::default()), nothing, "nothing alone: it would be less than was shown");
+    for _ in 0..2 {
+        assert_eq!(shown(&mut ledger, &unnamed), [("uid".to_owned(), 2)]);
+    }
+    assert_eq!(shown(&mut ledger, &named), [("p".to_owned(), 7)]);
+    assert_eq!(kept.0.lock().unwrap().len(), 1);
+
+    // Now that all are named, what is not here is gone.
+    assert_eq!(shown(&mut ledger, &snapshot(vec![])), nothing);
+    assert!(kept.0.lock().unwrap().is_empty());
+}
+
+#[test]
+fn names_are_not_waited_for_without_end_nor_for_the_dead() {
+    let [unnamed, _] = unnamed_and_named();
+    let dead = Sandbox { alive: false, ..unnamed.clone() };
+    let without_uid = Sandbox { uid: String::new(), ..unnamed.clone() };
+    let now = Some(Instant::now());
+    for (pod, until, stays) in
+        [(&unnamed, None, true), (&unnamed, Some(now), false), (&dead, None, false), (&without_uid, None, false)]
+    {
+        let kept = left();
+        let mut ledger = Ledger::new(Some(Box::new(kept.clone())));
+        ledger.names_until = until.unwrap_or(ledger.names_until);
+        ledger.settle(&snapshot_of(vec![pod.clone()]), |_| None, |_| None).unwrap();
+        assert_eq!(kept.0.lock().unwrap().len(), usize::from(stays), "{pod:?}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_not_observed_yet_keeps_what_it_had() {
+    let [_, named] = unnamed_and_named();
+    let kept = left();
+    let mut ledger = Ledger::new(Some(Box::new(kept.clone())));
+    let other = Snapshot::with_others(vec![], vec![Arc::new(named.clone())], HashSet::new(), String::new());
+    assert_eq!(shown(&mut ledger, &other), [], "it is not observed");
+    assert_eq!(shown(&mut ledger, &snapshot_of(vec![named])), [("p".to_owned(), 7)]);
 }

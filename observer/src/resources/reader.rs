@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
@@ -200,6 +201,21 @@ impl Reader {
             extra,
         });
         TreeReading { cgroups: cgroups.collect(), trouble }
+    }
+
+    /// Reads what is in the v2 tree still of a container that has ended, once; nothing stays open. `None` when the cgroup
+    /// with this id is not at this path any more, or there is no v2 tree.
+    pub fn read_ended(&mut self, cgroup_id: u64, cgroup: &str) -> Option<Facts> {
+        let roots = self.files.places.roots();
+        let directory = below(roots.v2.as_deref()?, cgroup);
+        // One that was started again may have the same path.
+        let is_here = || fs::metadata(&directory).is_ok_and(|found| found.ino() == cgroup_id);
+        if !is_here() {
+            return None;
+        }
+        let facts = read_cgroup(roots, cgroup, &mut self.workers[0].buffer);
+        // If it went meanwhile, some files are missing.
+        Some(facts).filter(|facts| is_here() && *facts != Facts::default())
     }
 
     /// Lets the workers read those that are wanted, and closes the files of cgroups that are no more.

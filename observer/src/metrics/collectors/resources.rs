@@ -7,6 +7,7 @@ use crate::{
     identity::Snapshot,
     metrics::{Collect, Exposition, Family, Gauge, LabelText, catalogue as c},
     resources::{BlockNames, ContainerUsage, Endings, Facts, Ledger, SharedReader, Usage},
+    sandbox::Container,
 };
 
 /// A gauge in bytes or in number, and the field it is taken from.
@@ -61,7 +62,12 @@ impl Collect for ResourceCollector {
                 reading.facts.insert(usage.cgroup_id, facts);
             }
         }
-        let kept = self.ledger.settle(snapshot, last, before);
+        // Of one whose ending nobody has told, or not yet, the directory may stand still.
+        let at_the_end = |container: &Container| {
+            let still = || self.reader.lock().read_ended(container.cgroup_id, &container.cgroup);
+            last(container.cgroup_id).or_else(still)
+        };
+        let kept = self.ledger.settle(snapshot, at_the_end, before);
         self.shown = std::mem::take(&mut reading.facts);
         merge(&mut reading.usages, &self.shown);
         out.family(&c::AGENT_ENDINGS_MISSED).sample([], self.ledger.missed());
@@ -181,12 +187,9 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        resources::{
-            CgroupRoots, Quota, Reader,
-            testing::{container, snapshot},
-        },
-        sandbox::Container,
+    use crate::resources::{
+        CgroupRoots, Quota, Reader,
+        testing::{container, snapshot},
     };
 
     fn reader(root: &Path) -> SharedReader {
@@ -266,6 +269,28 @@ mod tests {
             assert_eq!(shown(&mut collector, &both(&second)), [Some(7), None], "its files are gone");
         }
         assert_eq!(shown(&mut collector, &both(&ended(&second))), [Some(7), None]);
+    }
+
+    #[test]
+    fn one_whose_directory_still_stands_is_read_when_nobody_told_of_its_ending() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let first = used(root, "first", (5, 4096));
+        let mut collector = collector(root);
+        assert_eq!(shown(&mut collector, &snapshot(vec![("p", vec![first.clone()])])), [Some(5), Some(4096)]);
+        used(root, "first", (8, 0));
+        let over = snapshot(vec![("p", vec![ended(&first)])]);
+        assert_eq!(shown(&mut collector, &over), [Some(8), None]);
+        assert_eq!(collector.ledger.missed(), 0);
+        // It counts once, whatever is there now.
+        used(root, "first", (100, 0));
+        assert_eq!(shown(&mut collector, &over), [Some(8), None]);
+
+        // Another one at the same path is another one; and one that is known by its id alone has no path.
+        let id = |cgroup_id, cgroup: &str| Container { cgroup_id, cgroup: cgroup.into(), ..ended(&first) };
+        let others = snapshot(vec![("p", vec![ended(&first), id(first.cgroup_id + 1_000_000, "/first"), id(77, "")])]);
+        assert_eq!(shown(&mut collector, &others), [Some(8), None]);
+        assert_eq!(collector.ledger.missed(), 2);
     }
 
     #[test]
