@@ -88,6 +88,11 @@ pub(super) struct Questions {
 }
 
 impl Questions {
+    /// True when none waits.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// A question was sent. One that is sent again counts from its first time. False when too many wait for their answers:
     /// the answer is counted, its time is not.
     pub fn ask(&mut self, exchange: Exchange, question: &Question, at: u64) -> bool {

@@ -116,6 +116,11 @@ impl Streams {
         read
     }
 
+    /// True when no connection is followed.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// How many connections are followed.
     #[cfg(any(fuzzing, test))]
     pub fn open(&self) -> usize {

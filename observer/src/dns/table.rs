@@ -85,6 +85,28 @@ impl Table {
         self.untimed
     }
 
+    /// Gives what a cgroup has counted to the one that goes on with its series. What waits there for answers stays: a
+    /// socket outlives its cgroup. True when nothing was left to give, and nothing waits.
+    pub fn hand_over(&mut self, from: u64, to: u64) -> bool {
+        let Some(client) = self.clients.get_mut(&from) else { return true };
+        let responses = std::mem::take(&mut client.responses);
+        let durations = std::mem::take(&mut client.durations);
+        let malformed = std::mem::take(&mut client.malformed);
+        // There are no durations without answers.
+        if responses.is_empty() && malformed == 0 {
+            return client.questions.is_empty() && client.streams.is_empty();
+        }
+        let heir = self.clients.entry(to).or_default();
+        for (labels, count) in responses {
+            *heir.responses.entry(labels).or_default() += count;
+        }
+        for (rcode, durations) in durations {
+            heir.durations.entry(rcode).or_default().add(&durations);
+        }
+        heir.malformed += malformed;
+        false
+    }
+
     /// Forgets a cgroup. Says how many answers it had.
     pub fn forget(&mut self, cgroup: u64) -> u64 {
         self.clients.remove(&cgroup).map_or(0, |client| client.responses.values().sum())
@@ -179,6 +201,36 @@ mod tests {
         assert_eq!(names.learnt(7, IpAddr::from([203, 0, 113, 9])), Some("www.example.org"));
         assert_eq!(table.forget(7), 3);
         assert!(table.clients().next().is_none());
+    }
+
+    #[test]
+    fn what_is_handed_over_is_added_and_questions_wait_on() {
+        let (mut table, mut names) = (Table::default(), Names::new(Vec::new(), Vec::new(), Budget::default()));
+        let mut give = |table: &mut Table, cgroup, flags, bytes: &[u8], at| {
+            table.take(&Head { cgroup, ..head(UDP, flags, bytes, at) }, bytes, &mut names);
+        };
+        for (cgroup, took) in [(7, 1_000), (8, 2_000)] {
+            give(&mut table, cgroup, flags::EGRESS, &question(1, "a.test", 1), 0);
+            give(&mut table, cgroup, 0, &answer(1, "a.test", 1, 0, &[]), took);
+            give(&mut table, cgroup, 0, b"no DNS at all", took);
+        }
+        give(&mut table, 7, 0, &answer(9, "a.test", 28, 3, &[]), 3_000);
+        give(&mut table, 7, flags::EGRESS, &question(2, "a.test", 1), 3_000);
+        assert!(!table.hand_over(7, 8));
+        let of = |table: &Table, cgroup| {
+            let client = &table.clients[&cgroup];
+            let sums = client.durations.iter().map(|(rcode, durations)| (*rcode, durations.sum)).collect::<Vec<_>>();
+            (client.responses.clone(), sums, client.malformed)
+        };
+        let counted = [((Qtype::A, Rcode::NoError), 2), ((Qtype::Aaaa, Rcode::NxDomain), 1)];
+        assert_eq!(of(&table, 8), (counted.into(), vec![(Rcode::NoError, 3_000)], 2));
+        assert_eq!(of(&table, 7), (BTreeMap::new(), vec![], 0));
+        assert!(!table.hand_over(7, 8), "a question waits");
+        give(&mut table, 7, 0, &answer(2, "a.test", 1, 0, &[]), 3_500);
+        assert_eq!(of(&table, 7).1, [(Rcode::NoError, 500)], "it is timed");
+        assert!(!table.hand_over(7, 8), "there was something to give");
+        assert_eq!(of(&table, 8).1, [(Rcode::NoError, 3_500)]);
+        assert!(table.hand_over(7, 8), "nothing is left");
     }
 
     #[test]

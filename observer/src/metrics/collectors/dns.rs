@@ -32,7 +32,7 @@ impl Collect for DnsCollector {
 
     fn collect(&mut self, snapshot: &Snapshot, out: &mut Exposition) -> anyhow::Result<()> {
         let mut seen = self.feed.read();
-        let shown = dns::show(&seen.table, snapshot, &mut self.memory, Instant::now());
+        let shown = dns::show(&mut seen.table, snapshot, &mut self.memory, Instant::now());
         write(&shown, out);
         for cgroup in &shown.unknown {
             seen.unattributed += seen.table.forget(*cgroup);
