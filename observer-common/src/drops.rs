@@ -86,6 +86,9 @@ pub mod flags {
     pub const BY_ADDRESS: u32 = 2;
     /// The agent's own entry, which no program writes: what it folded, because nobody knew whose it was.
     pub const FOLDED: u32 = 4;
+    /// The agent's own entry, which no program writes: what it took over from owners that are gone, for who goes on with
+    /// their series.
+    pub const TAKEN_OVER: u32 = 8;
 }
 
 /// Whose packet it was, as far as the kernel tells, and why it was dropped. What is not known is 0.

@@ -13,7 +13,7 @@ use std::{
 use observer_common::drops::{DropCount, DropKey, flags};
 
 use crate::{
-    identity::Snapshot,
+    identity::{Snapshot, Successors},
     sandbox::{Sandbox, SandboxKey},
 };
 
@@ -51,6 +51,9 @@ pub struct Drops<'a> {
     pub pending: u64,
     /// Entries of sandboxes that are gone: shown for the last time.
     pub spent: Vec<DropKey>,
+    /// Entries of owners that are gone, each with that of who goes on with its series: no series falls to a part of what
+    /// it was.
+    pub go_on: Vec<(DropKey, DropKey)>,
     /// Entries to fold into `unknown`.
     pub fold: Vec<DropKey>,
 }
@@ -86,6 +89,7 @@ pub fn attribute<'a>(
         snapshot.sandboxes().iter().map(|sandbox| (&sandbox.key, &**sandbox)).collect();
     memory.owners.retain(|_, key| by_key.contains_key(key));
     learn(readings, snapshot, node, memory);
+    let successors = Successors::of(snapshot);
     let mut drops = Drops::default();
     let mut quiet = HashMap::new();
     for (key, count) in readings {
@@ -109,8 +113,11 @@ pub fn attribute<'a>(
                     reason: key.reason,
                 };
                 *drops.totals.entry(series).or_default() += count.packets;
-                if !sandbox.alive {
-                    drops.spent.push(*key);
+                let only_the_pod = by_cgroup.is_none() || key.flags & flags::BY_ADDRESS != 0;
+                match successors.as_ref().and_then(|successors| heir(key, sandbox, only_the_pod, successors)) {
+                    Some(heir) => drops.go_on.push((*key, heir)),
+                    None if !sandbox.alive => drops.spent.push(*key),
+                    None => {}
                 }
             }
             None if key.cgroup == 0 && key.netns == node.netns => drops.node += count.packets,
@@ -127,6 +134,28 @@ pub fn attribute<'a>(
     }
     memory.quiet = quiet;
     drops
+}
+
+/// The entry that goes on with the series of this one, whose owner is gone. It is the agent's own, because a program may
+/// be counting in any other.
+fn heir(key: &DropKey, sandbox: &Sandbox, only_the_pod: bool, successors: &Successors<'_>) -> Option<DropKey> {
+    let flags = key.flags | flags::TAKEN_OVER;
+    if sandbox.alive {
+        // The namespace is the pod's, and tells the next agent so.
+        return Some(DropKey { cgroup: successors.successor(key.cgroup)?, flags, ..*key });
+    }
+    let pod = DropKey { cookie: 0, netns: 0, ..*key };
+    if !only_the_pod {
+        return Some(DropKey { cgroup: successors.successor(key.cgroup)?, flags, ..pod });
+    }
+    let mut own = cgroups(sandbox);
+    Some(DropKey { cgroup: own.find_map(|id| successors.successor(id))?, flags: flags | flags::BY_ADDRESS, ..pod })
+}
+
+/// The pod's own cgroup and its containers', as far as they are known.
+fn cgroups(sandbox: &Sandbox) -> impl Iterator<Item = u64> {
+    let all = std::iter::once(sandbox.cgroup_id).chain(sandbox.containers.iter().map(|inside| inside.cgroup_id));
+    all.filter(|id| *id != 0)
 }
 
 /// Learns whose the namespaces are that had no owner yet.
@@ -173,8 +202,7 @@ fn holder(snapshot: &Snapshot, inode: u64, time: SystemTime) -> Option<&Sandbox>
 pub fn pod_addresses(snapshot: &Snapshot) -> HashMap<[u8; 16], u64> {
     let mut found: HashMap<[u8; 16], Option<u64>> = HashMap::new();
     for sandbox in snapshot.sandboxes().iter().filter(|sandbox| sandbox.alive && !sandbox.host_network) {
-        let ids = std::iter::once(sandbox.cgroup_id).chain(sandbox.containers.iter().map(|inside| inside.cgroup_id));
-        let Some(cgroup) = ids.into_iter().find(|id| *id != 0) else { continue };
+        let Some(cgroup) = cgroups(sandbox).next() else { continue };
         for address in &sandbox.addresses {
             let bytes = match address {
                 IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -285,6 +313,67 @@ mod tests {
         let drops = attribute(&readings, &snapshot, NODE, &mut DropMemory::default(), Instant::now());
         assert_eq!(drops.totals.values().sum::<u64>(), 3);
         assert_eq!(drops.spent, readings.map(|(key, _)| key));
+    }
+
+    /// Scrapes, and does to the entries what the collector does to the map.
+    fn scrape(entries: &mut Vec<(DropKey, DropCount)>, snapshot: &Snapshot) -> Vec<(String, u64)> {
+        let drops = attribute(entries, snapshot, NODE, &mut DropMemory::default(), Instant::now());
+        entries.retain(|(key, _)| !drops.spent.contains(key));
+        for (key, heir) in &drops.go_on {
+            assert_ne!(heir.flags & flags::TAKEN_OVER, 0, "no program writes it");
+            let at = entries.iter().position(|(there, _)| there == key).unwrap();
+            let (_, count) = entries.swap_remove(at);
+            match entries.iter_mut().find(|(there, _)| there == heir) {
+                Some((_, before)) => before.packets += count.packets,
+                None => entries.push((*heir, count)),
+            }
+        }
+        names(&drops)
+    }
+
+    #[test]
+    fn a_pod_that_is_made_again_goes_on() {
+        let life = |life: u64, alive| {
+            let mut pod = Arc::unwrap_or_clone(pod("web", life * 10, "10.88.0.2", life * 100, alive));
+            (pod.key, pod.netns) = (SandboxKey(life.to_string()), Some(life * 10));
+            pod.containers[0].namespaces = vec![("net".to_owned(), life * 10)];
+            Arc::new(pod)
+        };
+        let mut entries = Vec::new();
+        let wanted = [("web//false", 10), ("web//true", 16), ("web/app/false", 3)];
+        let wanted = wanted.map(|(name, packets)| (name.to_owned(), packets));
+        for (round, packets) in [(1, 1), (2, 0), (3, 0)] {
+            let (cgroup, netns, at) = (round * 10, round as u32 * 10, round * 100 + 1);
+            let address = flags::RECEIVE | flags::BY_ADDRESS;
+            entries.extend([
+                entry(cgroup + 1, round, netns, 0, packets, at),
+                entry(cgroup + 1001, round, netns, 0, 2 * packets, at),
+                entry(0, round, netns, 0, 2 * packets, at),
+                entry(999, round, netns, 0, 8 * packets, at),
+                entry(cgroup, 0, 0, address, 16 * packets, at),
+            ]);
+            assert_eq!(scrape(&mut entries, &snapshot(vec![life(round, true)])), wanted);
+            let both = vec![life(round, false), life(round + 1, true)];
+            assert_eq!(scrape(&mut entries, &snapshot(both)), wanted);
+            assert_eq!(scrape(&mut entries, &snapshot(vec![life(round + 1, true)])), wanted, "not less");
+            assert_eq!(entries.len(), 3, "one for each series, however often it is made again");
+        }
+        let both = vec![life(4, false), pod("other", 90, "10.88.0.9", 500, true)];
+        assert_eq!(scrape(&mut entries, &snapshot(both)), wanted);
+        assert!(entries.is_empty(), "nobody goes on");
+    }
+
+    #[test]
+    fn what_a_cgroup_below_a_container_s_had_is_the_container_s_when_it_is_gone() {
+        let mut with = Arc::unwrap_or_clone(pod("web", 10, "10.88.0.2", 100, true));
+        with.containers[0].gone_cgroup_ids = vec![1011];
+        let mut entries = vec![entry(11, 7, NETNS, 0, 1, 101), entry(1011, 7, NETNS, 0, 2, 101)];
+        let wanted = [("web/app/false".to_owned(), 3)];
+        assert_eq!(scrape(&mut entries, &snapshot(vec![Arc::new(with.clone())])), wanted);
+        assert_eq!(entries[1].0.cookie, 7, "the namespace's owner stays known by it");
+        with.containers[0].gone_cgroup_ids.clear();
+        with.containers[0].nested_cgroup_ids.clear();
+        assert_eq!(scrape(&mut entries, &snapshot(vec![Arc::new(with)])), wanted, "it was forgotten");
     }
 
     #[test]

@@ -175,18 +175,26 @@ impl DropsProbe {
     ///
     /// # Errors
     ///
-    /// What bpf(2) says; the entry stays then.
+    /// As for [`DropsProbe::hand_over`].
     pub fn fold(&mut self, key: &DropKey) -> Result<(), MapError> {
-        let count = self.drops.get(key, 0)?;
         let flags = key.flags & flags::RECEIVE | flags::FOLDED;
-        let all = DropKey { reason: key.reason, flags, ..DropKey::default() };
-        let before = match self.drops.get(&all, 0) {
+        self.hand_over(key, &DropKey { reason: key.reason, flags, ..DropKey::default() })
+    }
+
+    /// Adds an entry to one that no program writes.
+    ///
+    /// # Errors
+    ///
+    /// What bpf(2) says; the entry stays then.
+    pub fn hand_over(&mut self, key: &DropKey, heir: &DropKey) -> Result<(), MapError> {
+        let count = self.drops.get(key, 0)?;
+        let before = match self.drops.get(heir, 0) {
             Ok(before) => before,
             Err(MapError::KeyNotFound) => DropCount::default(),
             Err(error) => return Err(error),
         };
         let sum = DropCount { packets: before.packets + count.packets, last: before.last.max(count.last) };
-        self.drops.insert(all, sum, 0)?;
+        self.drops.insert(heir, sum, 0)?;
         self.drops.remove(key)
     }
 }

@@ -39,6 +39,9 @@ impl Collect for DropCollector {
         for key in &drops.spent {
             self.probe.forget(key);
         }
+        for (key, heir) in &drops.go_on {
+            self.probe.hand_over(key, heir).context("keeping drops for who goes on with their series")?;
+        }
         for key in &drops.fold {
             self.probe.fold(key).context("folding drops that nobody owns; they stay as they are")?;
         }
