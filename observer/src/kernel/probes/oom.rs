@@ -107,14 +107,30 @@ impl OomCounts {
     /// What bpf(2) says: E2BIG when there are too many. The count stays where it was then.
     pub fn carry(&mut self, cgroup: u64, place: &Place) -> Result<(), MapError> {
         let kills = self.kills.get(&cgroup, 0)?;
+        self.add(place, kills, cgroup)?;
+        self.forget(cgroup);
+        Ok(())
+    }
+
+    /// Moves what is carried for a container to the one that goes on with its series.
+    ///
+    /// # Errors
+    ///
+    /// As for [`OomCounts::carry`].
+    pub fn go_on(&mut self, place: &Place, heir: &Place) -> Result<(), MapError> {
+        let Carried { kills, last } = self.carried.get(place, 0)?;
+        self.add(heir, kills, last)?;
+        self.forget_carried(place);
+        Ok(())
+    }
+
+    fn add(&mut self, place: &Place, kills: u64, last: u64) -> Result<(), MapError> {
         let before = match self.carried.get(place, 0) {
             Ok(carried) => carried.kills,
             Err(MapError::KeyNotFound) => 0,
             Err(error) => return Err(error),
         };
-        self.carried.insert(place, Carried { kills: before + kills, last: cgroup }, 0)?;
-        self.forget(cgroup);
-        Ok(())
+        self.carried.insert(place, Carried { kills: before + kills, last }, 0)
     }
 
     /// Forgets a cgroup.

@@ -8,7 +8,7 @@ use std::{
 use observer_common::oom::Place;
 
 use crate::{
-    identity::{Owner, Snapshot},
+    identity::{Owner, Snapshot, Successors},
     kernel::{probes::oom::OomReading, text},
     sandbox::{ContainerKind, Sandbox},
 };
@@ -24,6 +24,8 @@ pub type Names<'a> = [&'a str; 3];
 pub struct Changes {
     /// Cgroups that are gone, whose counts go to their container.
     pub carry: Vec<(u64, Place)>,
+    /// Containers whose carried counts go to who goes on with their series.
+    pub go_on: Vec<(Place, Place)>,
     /// Cgroups to forget.
     pub forget: Vec<u64>,
     /// Containers whose carried counts are to be forgotten.
@@ -113,21 +115,44 @@ impl Ledger {
         totals
     }
 
-    /// What a scrape with this snapshot has shown for the last time: all of the sandboxes that are gone.
+    /// What follows from a scrape with this snapshot for the sandboxes that are gone: their kills go to the pod that was made
+    /// again with their name, so that no series falls to a part of what it was; all others were shown for the last time.
     #[must_use]
     pub fn shown(&self, reading: &OomReading, snapshot: &Snapshot) -> Changes {
-        let sandboxes = Sandboxes::of(snapshot);
-        let gone = |place: &Place| sandboxes.get(place).is_some_and(|sandbox| !sandbox.alive);
-        let owner = |cgroup: &u64| match snapshot.by_cgroup(*cgroup) {
-            Some(owner) => !owner.sandbox.alive,
-            None => self.owners.get(cgroup).is_some_and(gone),
-        };
-        Changes {
-            carry: Vec::new(),
-            forget: reading.kills.keys().copied().filter(owner).collect(),
-            forget_carried: reading.carried.keys().copied().filter(gone).collect(),
+        let mut changes = Changes::default();
+        if snapshot.sandboxes().iter().all(|sandbox| sandbox.alive) {
+            return changes;
         }
+        let sandboxes = Sandboxes::of(snapshot);
+        let heirs = heirs(snapshot);
+        let gone = |place: &Place| sandboxes.get(place).is_some_and(|sandbox| !sandbox.alive);
+        for cgroup in reading.kills.keys() {
+            let owner = snapshot.by_cgroup(*cgroup).map(|owner| place(&owner));
+            let Some(place) = owner.or_else(|| self.owners.get(cgroup).copied()).filter(gone) else { continue };
+            match heirs.get(&place) {
+                Some(heir) => changes.carry.push((*cgroup, *heir)),
+                None => changes.forget.push(*cgroup),
+            }
+        }
+        for place in reading.carried.keys().filter(|place| gone(place)) {
+            match heirs.get(place) {
+                Some(heir) => changes.go_on.push((*place, *heir)),
+                None => changes.forget_carried.push(*place),
+            }
+        }
+        changes
     }
+}
+
+/// Who goes on with the series of containers whose pod is gone.
+fn heirs(snapshot: &Snapshot) -> HashMap<Place, Place> {
+    let Some(successors) = Successors::of(snapshot) else { return HashMap::new() };
+    let gone = snapshot.sandboxes().iter().filter(|sandbox| !sandbox.alive);
+    let cgroups = gone.flat_map(|sandbox| {
+        std::iter::once(sandbox.cgroup_id).chain(sandbox.containers.iter().map(|container| container.cgroup_id))
+    });
+    let place_of = |cgroup| snapshot.by_cgroup(cgroup).map(|owner| place(&owner));
+    cgroups.filter_map(|cgroup| Some((place_of(cgroup)?, place_of(successors.successor(cgroup)?)?))).collect()
 }
 
 /// The sandboxes of a snapshot by key, as far as a [`Place`] holds it.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::{
     resources::testing::{container, snapshot},
-    sandbox::Container,
+    sandbox::{Container, SandboxKey},
 };
 
 fn with_cgroup(name: &str, cgroup_id: u64, alive: bool) -> Container {
@@ -76,7 +76,33 @@ fn all_goes_with_the_pod_once_it_was_shown() {
     let gone = gone(&alive);
     assert_eq!(ledger.totals(&counted, &gone).into_iter().collect::<Vec<_>>(), [(["n", "shop", "app"], 3)]);
     let changes = ledger.shown(&counted, &gone);
-    assert_eq!(changes, Changes { carry: vec![], forget: vec![12], forget_carried: vec![shop("app")] });
+    assert_eq!(changes, Changes { forget: vec![12], forget_carried: vec![shop("app")], ..Changes::default() });
+}
+
+#[test]
+fn a_pod_that_is_made_again_goes_on() {
+    let before = snapshot(vec![("shop", vec![with_cgroup("app", 12, true), with_cgroup("old", 13, true)])]);
+    let counted = OomReading { carried: [(shop("app"), 2), (shop("old"), 1)].into(), ..reading(&[(11, 1), (12, 1)]) };
+    let mut ledger = Ledger::default();
+    // The snapshot did not know this cgroup any more.
+    ledger.owners.insert(11, shop("app"));
+    let gone = Sandbox::clone(&gone(&before).sandboxes()[0]);
+    let mut again = Sandbox { key: SandboxKey("again".into()), alive: true, ..gone.clone() };
+    again.containers = vec![with_cgroup("app", 22, true)];
+    let both = Snapshot::new(vec![Arc::new(gone), Arc::new(again)], HashSet::new(), String::new());
+    assert_eq!(ledger.totals(&counted, &both)[&["n", "shop", "app"]], 4);
+    let heir = Place { sandbox: text::bytes("again"), container: text::bytes("app") };
+    let changes = ledger.shown(&counted, &both);
+    let wanted = Changes {
+        carry: vec![(11, heir), (12, heir)],
+        go_on: vec![(shop("app"), heir)],
+        forget_carried: vec![shop("old")],
+        ..Changes::default()
+    };
+    assert_eq!(changes, wanted, "the next pod has no container of the other name");
+    let carried = OomReading { carried: [(heir, 4)].into(), ..OomReading::default() };
+    assert_eq!(ledger.totals(&carried, &both)[&["n", "shop", "app"]], 4, "as it was shown");
+    assert_eq!(ledger.shown(&carried, &both), Changes::default());
 }
 
 #[test]
@@ -89,7 +115,7 @@ fn nobody_is_given_time_to_become_somebody() {
     let early = start + PATIENCE.checked_sub(Duration::from_secs(1)).unwrap();
     assert_eq!(ledger.settle(&counted, &snapshot, early), Changes::default());
     let changes = ledger.settle(&counted, &snapshot, start + PATIENCE);
-    assert_eq!(changes, Changes { carry: vec![], forget: vec![99], forget_carried: vec![shop("app")] });
+    assert_eq!(changes, Changes { forget: vec![99], forget_carried: vec![shop("app")], ..Changes::default() });
 }
 
 #[test]

@@ -36,7 +36,8 @@ impl OomKills {
         self.change(&changes)
     }
 
-    /// Shows the kills of all containers, and how many found no place. What it showed for the last time is forgotten.
+    /// Shows the kills of all containers, and how many found no place. What it showed for the last time is forgotten, and
+    /// what somebody goes on with is carried.
     ///
     /// # Errors
     ///
@@ -55,6 +56,7 @@ impl OomKills {
     fn change(&mut self, changes: &Changes) -> Result<(), MapError> {
         changes.forget.iter().for_each(|cgroup| self.counts.forget(*cgroup));
         changes.forget_carried.iter().for_each(|place| self.counts.forget_carried(place));
+        changes.go_on.iter().try_for_each(|(place, heir)| self.counts.go_on(place, heir))?;
         changes.carry.iter().try_for_each(|(cgroup, place)| self.counts.carry(*cgroup, place))
     }
 }
