@@ -47,13 +47,10 @@ pub struct WaitReading {
     pub sum: u64,
 }
 
-impl std::iter::Sum for WaitReading {
-    fn sum<I: Iterator<Item = Self>>(readings: I) -> Self {
-        readings.fold(Self::default(), |mut all, one| {
-            all.buckets.iter_mut().zip(one.buckets).for_each(|(all, one)| *all += one);
-            all.sum += one.sum;
-            all
-        })
+impl std::ops::AddAssign for WaitReading {
+    fn add_assign(&mut self, other: Self) {
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(mine, theirs)| *mine += theirs);
+        self.sum += other.sum;
     }
 }
 
