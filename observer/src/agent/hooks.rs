@@ -7,12 +7,13 @@ use std::{
     time::Instant,
 };
 
+use aya::maps::MapError;
 use tracing::{info, warn};
 
 use super::{TRAFFIC_PROBE, interfaces::Interfaces};
 use crate::{
     http::{Latch, Readiness},
-    identity::Snapshot,
+    identity::{Snapshot, gone_inside},
     kernel::{Accounting, Attacher, EdgeTable, Names, Pins, attach::AttachError},
     metrics::{AgentMetrics, ProbeState},
     sandbox::{AttachPoint, ContainerKind, Hook, Remembered, Sandbox, SandboxHooks},
@@ -20,16 +21,70 @@ use crate::{
 
 /// The names map, for the hooks that write it and the housekeeping that empties it.
 #[derive(Clone)]
-pub(super) struct SharedNames(Arc<Mutex<Names>>);
+pub(super) struct SharedNames(Arc<Mutex<KeptNames>>);
+
+/// The names map, and what is in it.
+pub(super) struct KeptNames {
+    names: Names,
+    /// Whose each cgroup is.
+    written: HashMap<u64, String>,
+}
 
 impl SharedNames {
     pub(super) fn new(names: Names) -> Self {
-        Self(Arc::new(Mutex::new(names)))
+        let written = names.all().iter().map(|container| (container.cgroup_id, whose(container))).collect();
+        Self(Arc::new(Mutex::new(KeptNames { names, written })))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Names> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, KeptNames> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl KeptNames {
+    /// One that finds no place is tried again next time.
+    fn remember(&mut self, container: &Remembered) -> Result<(), MapError> {
+        self.names.remember(container)?;
+        self.written.insert(container.cgroup_id, whose(container));
+        Ok(())
+    }
+
+    /// Forgets a cgroup; one that is not there is no error.
+    pub(super) fn forget(&mut self, cgroup: u64) {
+        if self.written.remove(&cgroup).is_some() {
+            self.names.forget(cgroup);
+        }
+    }
+}
+
+/// What to change in the names map.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct NameChanges {
+    write: Vec<Remembered>,
+    forget: Vec<u64>,
+}
+
+impl NameChanges {
+    /// Names are for the next agent, to which slots are all that is left of cgroups that are gone. So none is written for a
+    /// cgroup below a container's that is gone and has no slot, and none stays for a cgroup that nobody knows any more.
+    /// `in_slots` tells which cgroups slots have.
+    fn of(snapshot: &Snapshot, written: &HashMap<u64, String>, in_slots: impl FnOnce() -> HashSet<u64>) -> Self {
+        let gone = gone_inside(snapshot);
+        let new = |container: &Remembered| written.get(&container.cgroup_id) != Some(&whose(container));
+        let mut write: Vec<_> = snapshot.sandboxes().iter().flat_map(|sandbox| memories(sandbox)).filter(new).collect();
+        let mut forget: Vec<u64> =
+            written.keys().copied().filter(|cgroup| snapshot.peer_by_cgroup(*cgroup).is_none()).collect();
+        if !forget.is_empty() || write.iter().any(|container| gone.contains(&container.cgroup_id)) {
+            let in_slots = in_slots();
+            write.retain(|container| !gone.contains(&container.cgroup_id) || in_slots.contains(&container.cgroup_id));
+            forget.retain(|cgroup| !in_slots.contains(cgroup));
+        }
+        Self { write, forget }
+    }
+}
+
+fn whose(container: &Remembered) -> String {
+    format!("{}/{}/{}", container.namespace, container.pod, container.name)
 }
 
 /// On a machine that counts traffic.
@@ -42,12 +97,13 @@ pub(super) struct KernelHooks {
     interfaces: Option<Interfaces>,
     /// Whether there is a tree whose cgroups can be attached to.
     has_v2: bool,
-    remembered: HashSet<(u64, String)>,
     metrics: Arc<AgentMetrics>,
     readiness: Arc<Readiness>,
     /// Cgroups that could not be attached to, with the reason.
     failed: HashMap<u64, String>,
     swept: bool,
+    /// Not all names could be written down the last time.
+    forgetful: bool,
 }
 
 impl KernelHooks {
@@ -60,9 +116,20 @@ impl KernelHooks {
         metrics: Arc<AgentMetrics>,
         readiness: Arc<Readiness>,
     ) -> Self {
-        let remembered = HashSet::new();
         let failed = HashMap::new();
-        Self { attacher, pins, table, names, interfaces, has_v2, remembered, metrics, readiness, failed, swept: false }
+        Self {
+            attacher,
+            pins,
+            table,
+            names,
+            interfaces,
+            has_v2,
+            metrics,
+            readiness,
+            failed,
+            swept: false,
+            forgetful: false,
+        }
     }
 
     /// Links of cgroups that went while no agent was there.
@@ -87,20 +154,14 @@ impl KernelHooks {
     /// Writes down whose cgroups these are, for the next agent.
     fn remember(&mut self, snapshot: &Snapshot) {
         let mut names = self.names.lock();
-        let mut now = HashSet::new();
-        for sandbox in snapshot.sandboxes() {
-            for container in memories(sandbox) {
-                let key =
-                    (container.cgroup_id, format!("{}/{}/{}", container.namespace, container.pod, container.name));
-                if !self.remembered.contains(&key)
-                    && let Err(error) = names.remember(&container)
-                {
-                    warn!("the name of container {} may be lost at a restart: {error}", container.name);
-                }
-                now.insert(key);
-            }
+        let in_slots = || self.table.cgroups().chain(self.table.loopback_peers()).collect();
+        let NameChanges { write, forget } = NameChanges::of(snapshot, &names.written, in_slots);
+        forget.into_iter().for_each(|cgroup| names.forget(cgroup));
+        let failed = write.iter().filter_map(|container| Some((container, names.remember(container).err()?))).last();
+        if let (Some((container, error)), false) = (&failed, self.forgetful) {
+            warn!("names may be lost at a restart, as that of container {}: {error}", container.name);
         }
-        self.remembered = now;
+        self.forgetful = failed.is_some();
     }
 
     /// Counts for sockets that are older than the agent.
@@ -242,5 +303,41 @@ impl SandboxHooks for NoHooks {
         // There is nothing to wait for: the probe's state says what is missing.
         self.readiness.set(Latch::Hooks);
         self.readiness.set(Latch::Snapshot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::testing::{container, sandbox, snapshot_of};
+
+    fn pod(gone: &[u64]) -> Snapshot {
+        let mut app = container("app", "");
+        (app.cgroup_id, app.nested_cgroup_ids, app.gone_cgroup_ids) = (11, vec![12, 13], gone.to_vec());
+        snapshot_of(vec![sandbox("web", vec![app])])
+    }
+
+    fn changes(snapshot: &Snapshot, written: &[u64], in_slots: &[u64]) -> (Vec<u64>, Vec<u64>) {
+        let written = written.iter().map(|cgroup| (*cgroup, "n/web/app".to_owned())).collect();
+        let NameChanges { write, mut forget } =
+            NameChanges::of(snapshot, &written, || in_slots.iter().copied().collect());
+        forget.sort_unstable();
+        (write.into_iter().map(|container| container.cgroup_id).collect(), forget)
+    }
+
+    #[test]
+    fn names_are_written_once_and_under_another_name_again() {
+        assert_eq!(changes(&pod(&[]), &[], &[]), (vec![11, 12, 13], vec![]));
+        assert_eq!(changes(&pod(&[]), &[11, 12, 13], &[]), (vec![], vec![]));
+        let written = HashMap::from([(11, "n/web/aa".to_owned()), (12, "n/web/app".to_owned())]);
+        let write = NameChanges::of(&pod(&[]), &written, HashSet::new).write;
+        assert_eq!(write.iter().map(|container| container.cgroup_id).collect::<Vec<_>>(), [11, 13]);
+    }
+
+    #[test]
+    fn what_is_gone_needs_a_name_only_for_its_slots() {
+        assert_eq!(changes(&pod(&[12, 13]), &[11], &[13]), (vec![13], vec![]));
+        assert_eq!(changes(&pod(&[12]), &[11, 12, 13], &[]), (vec![], vec![]), "not before it was shown");
+        assert_eq!(changes(&pod(&[]), &[11, 12, 13, 14, 15], &[15]), (vec![], vec![14]), "nobody knows it");
     }
 }

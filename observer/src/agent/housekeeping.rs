@@ -193,7 +193,8 @@ impl Keeper {
             sandboxes = retirement.sandboxes.len(),
             "gave back what ended"
         );
-        let (sandboxes, cgroups) = retirement.settled(&self.table.cgroups().collect());
+        let (counting, peers) = (self.table.cgroups().collect(), self.table.loopback_peers().collect());
+        let (sandboxes, cgroups) = retirement.settled(&counting, &peers);
         let mut names = self.names.lock();
         cgroups.iter().for_each(|cgroup| names.forget(*cgroup));
         drop(names);

@@ -232,6 +232,11 @@ impl EdgeTable {
         self.keys().map(|key| key.cgroup)
     }
 
+    /// The cgroups that edges over loopback have as their peers, with repetitions.
+    pub fn loopback_peers(&self) -> impl Iterator<Item = u64> {
+        self.keys().filter_map(|key| key.loopback_peer())
+    }
+
     /// The edges that have slots.
     pub fn keys(&self) -> impl Iterator<Item = EdgeKey> {
         (1..self.sizes.slots).filter(|slot| is_used(self.state(*slot))).map(|slot| self.key(slot))

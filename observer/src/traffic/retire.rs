@@ -8,7 +8,7 @@ use std::{
 use observer_common::edge::EdgeKey;
 
 use crate::{
-    identity::Snapshot,
+    identity::{Snapshot, gone_inside},
     kernel::{EdgeReading, Slot},
     sandbox::{Container, SandboxKey},
 };
@@ -23,6 +23,8 @@ pub struct Retirement {
     pub sandboxes: Vec<(SandboxKey, Vec<u64>)>,
     /// Cgroups of pods that are not to be observed.
     pub left_out: Vec<u64>,
+    /// Cgroups below living containers' that are gone.
+    pub gone_inside: Vec<u64>,
     /// Slots that somebody goes on with.
     pub goes_on: GoesOn,
     /// Slots whose counters end with their sandbox, each with its birth: whomever it was given to meanwhile, it was shown for
@@ -52,7 +54,8 @@ impl Retirement {
         unknown: &mut HashMap<u64, Instant>,
         now: Instant,
     ) -> Self {
-        let mut retirement = Self { goes_on, ..Self::default() };
+        let gone_inside = gone_inside(snapshot).into_iter().collect();
+        let mut retirement = Self { goes_on, gone_inside, ..Self::default() };
         let GoesOn { merge, adopt } = &retirement.goes_on;
         let going_on = merge.iter().map(|(slot, _)| slot).chain(adopt.iter().map(|(slot, _)| slot));
         let going_on: HashSet<u32> = going_on.map(|slot| slot.number).collect();
@@ -95,13 +98,15 @@ impl Retirement {
     }
 
     /// Sandboxes that can be let go of, and cgroups whose names can, when these cgroups still have slots: one that went on
-    /// with another's after the scrape that this was decided by. The next scrape shows these, and decides again.
+    /// with another's after the scrape that this was decided by. The next scrape shows these, and decides again. A cgroup below
+    /// a container's is not let go of either while it is the peer of a slot over loopback.
     #[must_use]
-    pub fn settled(self, counting: &HashSet<u64>) -> (Vec<SandboxKey>, Vec<u64>) {
-        let Self { sandboxes, left_out, .. } = self;
+    pub fn settled(self, counting: &HashSet<u64>, peers: &HashSet<u64>) -> (Vec<SandboxKey>, Vec<u64>) {
+        let Self { sandboxes, left_out, gone_inside, .. } = self;
         let free = |cgroups: &[u64]| !cgroups.iter().any(|cgroup| counting.contains(cgroup));
         let (keys, cgroups): (Vec<_>, Vec<_>) = sandboxes.into_iter().filter(|(_, cgroups)| free(cgroups)).unzip();
-        (keys, cgroups.into_iter().flatten().chain(left_out).collect())
+        let inside = gone_inside.into_iter().filter(|cgroup| !counting.contains(cgroup) && !peers.contains(cgroup));
+        (keys, cgroups.into_iter().flatten().chain(left_out).chain(inside).collect())
     }
 
     /// True when there is nothing to do.
@@ -111,6 +116,7 @@ impl Retirement {
         merge.is_empty()
             && adopt.is_empty()
             && self.sandboxes.is_empty()
+            && self.gone_inside.is_empty()
             && self.slots.is_empty()
             && self.fold.is_empty()
     }
@@ -166,8 +172,8 @@ mod tests {
         assert_eq!(numbers(&first.fold), [0; 0], "an unknown cgroup gets time");
         let counting = HashSet::from([1021]);
         let first_again = Retirement::after_scrape(&readings, GoesOn::default(), &snapshot, &mut unknown, start);
-        assert_eq!(first.settled(&HashSet::from([11])).0, [SandboxKey("left".into())]);
-        let (keys, names) = first_again.settled(&counting);
+        assert_eq!(first.settled(&HashSet::from([11]), &Set::new()).0, [SandboxKey("left".into())]);
+        let (keys, names) = first_again.settled(&counting, &Set::new());
         assert!(keys.is_empty() && names.is_empty(), "it went on with another's slot, which the next scrape shows");
         let later = Retirement::after_scrape(&readings, Default::default(), &snapshot, &mut unknown, start + PATIENCE);
         assert_eq!(numbers(&later.fold), [4]);
@@ -185,5 +191,21 @@ mod tests {
             Retirement::after_scrape(&readings, GoesOn::default(), &snapshot, &mut HashMap::new(), Instant::now());
         assert_eq!(numbers(&retirement.slots), [2], "what was the first one's alone ends with it");
         assert_eq!(retirement.sandboxes, [(SandboxKey("alone".into()), vec![12])]);
+    }
+
+    #[test]
+    fn the_name_of_a_cgroup_below_a_container_s_goes_when_it_is_gone_and_no_slot_knows_it() {
+        let mut pod = sandbox("here", 10, "10.88.0.2", vec![container("a", 11, ContainerKind::Application)]);
+        Arc::make_mut(&mut pod).containers[0].gone_cgroup_ids = vec![1011];
+        let snapshot = Snapshot::new(vec![pod], Set::new(), String::new());
+        let let_go = |counting: &[u64], peers: &[u64]| {
+            let now = Instant::now();
+            let retirement = Retirement::after_scrape(&[], GoesOn::default(), &snapshot, &mut HashMap::new(), now);
+            assert!(!retirement.is_empty());
+            retirement.settled(&counting.iter().copied().collect(), &peers.iter().copied().collect())
+        };
+        assert_eq!(let_go(&[11], &[11]), (vec![], vec![1011]));
+        assert_eq!(let_go(&[1011], &[]), (vec![], vec![]));
+        assert_eq!(let_go(&[], &[1011]), (vec![], vec![]));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use observer_common::oom::Place;
 
 use crate::{
-    identity::{Owner, Snapshot, Successors},
+    identity::{Owner, Snapshot, Successors, gone_inside},
     kernel::{probes::oom::OomReading, text},
     sandbox::{ContainerKind, Sandbox},
 };
@@ -48,14 +48,21 @@ enum Stray {
 
 impl Ledger {
     /// Learns from a snapshot whose kills these are, and decides what goes elsewhere. A crashing container leaves a
-    /// cgroup each time; the snapshot knows the youngest of them, and the counts of the others are carried.
+    /// cgroup each time; the snapshot knows the youngest of them, and the counts of the others are carried; as are those of cgroups below a
+    /// container's that are gone.
     pub fn settle(&mut self, reading: &OomReading, snapshot: &Snapshot, now: Instant) -> Changes {
         let sandboxes = Sandboxes::of(snapshot);
+        let gone = gone_inside(snapshot);
         let mut changes = Changes::default();
         let mut strays = HashSet::new();
         for cgroup in reading.kills.keys() {
             if let Some(owner) = snapshot.by_cgroup(*cgroup) {
-                self.owners.insert(*cgroup, place(&owner));
+                let place = place(&owner);
+                self.owners.insert(*cgroup, place);
+                // Its name is not kept for the next agent.
+                if gone.contains(cgroup) {
+                    changes.carry.push((*cgroup, place));
+                }
                 continue;
             }
             match self.owners.get(cgroup).filter(|place| sandboxes.has(place)) {

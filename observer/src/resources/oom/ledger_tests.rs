@@ -66,6 +66,15 @@ fn a_cgroup_that_the_snapshot_forgot_is_carried_and_counts_on() {
 }
 
 #[test]
+fn a_cgroup_below_a_container_s_that_is_gone_is_carried() {
+    let mut app = with_cgroup("app", 12, true);
+    (app.nested_cgroup_ids, app.gone_cgroup_ids) = (vec![13, 14], vec![13]);
+    let snapshot = snapshot(vec![("shop", vec![app])]);
+    let changes = Ledger::default().settle(&reading(&[(12, 1), (13, 2), (14, 1)]), &snapshot, Instant::now());
+    assert_eq!(changes, Changes { carry: vec![(13, shop("app"))], ..Changes::default() });
+}
+
+#[test]
 fn all_goes_with_the_pod_once_it_was_shown() {
     let alive =
         snapshot(vec![("shop", vec![with_cgroup("app", 12, true)]), ("bank", vec![with_cgroup("b", 20, true)])]);
