@@ -46,8 +46,10 @@ enum Part {
     Lint,
 }
 
-/// Container runtimes, network plugins, and what runs in the containers.
-const NODE_PACKAGES: [&str; 5] = ["containerd", "runc", "containernetworking-plugins", "busybox-static", "podman"];
+/// Container runtimes, network plugins, what runs in the containers, and what the tests themselves run on a node: `nft` and
+/// `ip`, which nothing brings along where recommended packages are left out.
+const NODE_PACKAGES: [&str; 7] =
+    ["containerd", "runc", "containernetworking-plugins", "busybox-static", "podman", "nftables", "iproute2"];
 
 const BY_DEFAULT: [Part; 5] = [Part::Unit, Part::Fuzz, Part::Kernel, Part::E2e, Part::Vm];
 
