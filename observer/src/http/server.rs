@@ -89,7 +89,9 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("web-scrape")
-            .max_blocking_threads(2)
+            // Scrapes alone run on it, one at a time. The next one may begin while the thread of the last one is not idle yet:
+            // with room for another thread it would depend on the scheduler how many the agent has.
+            .max_blocking_threads(1)
             .build()
             .context("cannot make the runtime of the web side")?;
         let run = move || {
