@@ -212,15 +212,28 @@ fn check_durations(agent: &Agent, container: &str, wanted: &Counts) -> Result<()
     Ok(())
 }
 
-/// A burst that comes faster than the agent is given time to read is counted as lost in part. Of a few, one is read whole.
-#[test]
-fn every_answer_is_counted_by_type_and_outcome() {
-    let read_whole = (0..5).any(|_| every_answer());
-    assert!(read_whole, "packets were lost in each of five bursts");
+/// [`ask`] in batches, with a scrape after each, which reads what has come. A batch finds room in the kernel's buffer of
+/// 1 MiB even when the agent is given no time to read meanwhile: with a connection for each round and with questions in two
+/// pieces it is some 1,500 packets, which take about 330 bytes each.
+fn ask_in_batches(
+    agent: &Agent,
+    who: &Container,
+    to: SocketAddr,
+    way: DnsWay,
+    questions: &[DnsQuestion],
+    rounds: u32,
+) -> Result<Vec<DnsAnswers>> {
+    const BATCH: u32 = 25;
+    let batch = |begin| {
+        let answers = ask(who, to, way, questions, BATCH.min(rounds - begin))?;
+        agent.scrape()?;
+        Ok(answers)
+    };
+    (0..rounds).step_by(BATCH as usize).map(batch).collect()
 }
 
-/// False when packets were lost: then nothing is shown that was not answered.
-fn every_answer() -> bool {
+#[test]
+fn every_answer_is_counted_by_type_and_outcome() {
     const ROUNDS: u32 = 125;
     let scene = Scene::new(true).unwrap();
     let questions = [
@@ -245,12 +258,17 @@ fn every_answer() -> bool {
     ];
     let (mut client, mut app) = (Counts::new(), Counts::new());
     let inside = scene.server.container("app").unwrap();
+    let locals = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let ask = |who, to, way, counts: &mut Counts| {
+        let batches = ask_in_batches(scene.agent(), who, to, way, &questions, ROUNDS).unwrap();
+        batches.iter().for_each(|answers| add(counts, answers));
+    };
     for way in ways {
         for to in scene.addresses() {
-            add(&mut client, &ask(scene.c(), to, way, &questions, ROUNDS).unwrap());
+            ask(scene.c(), to, way, &mut client);
         }
-        for local in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-            add(&mut app, &ask(inside, SocketAddr::new(local, DNS), way, &questions, ROUNDS).unwrap());
+        for local in locals {
+            ask(inside, SocketAddr::new(local, DNS), way, &mut app);
         }
     }
     let total = u64::from(ROUNDS) * questions.len() as u64 * 8;
@@ -259,15 +277,6 @@ fn every_answer() -> bool {
         assert!(client.keys().any(|(_, rcode)| rcode == outcome), "the resolver never says {outcome}: {client:?}");
     }
     let samples = scene.agent().scrape().unwrap();
-    let lost = samples.sum("observer_agent_dns_lost_packets_total", &[]);
-    if lost > 0.0 {
-        for (name, answers) in [("c", client), ("app", app)] {
-            let found = shown(&samples, name);
-            let known = found.iter().all(|(kind, count)| answers.get(kind).is_some_and(|made| made >= count));
-            assert!(known, "{name}: {found:?} of {answers:?}, {lost} packets were lost");
-        }
-        return false;
-    }
     scene.check_nothing_lost(&samples);
     assert_eq!(shown(&samples, "c"), client);
     assert_eq!(shown(&samples, "app"), app);
@@ -283,7 +292,6 @@ fn every_answer() -> bool {
     let gone = |samples: &Samples| shown(samples, "c").is_empty();
     assert!(gone(&agent.scrape_until(PATIENCE, gone).unwrap()));
     drop((_resolver, server, stage));
-    true
 }
 
 #[test]
