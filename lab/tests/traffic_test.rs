@@ -3,10 +3,10 @@
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use observer_lab::actor::{Answer, Command, Pace, ServeMode, Sizes, Upstream};
-use observer_lab::pod::{ContainerSpec, Pod, PodSpec};
+use observer_lab::actor::{Answer, Command, Pace, ServeMode, Sizes, Traffic, Upstream};
+use observer_lab::pod::{Container, ContainerSpec, Pod, PodSpec};
 use observer_lab::truth::Truth;
 use support::{any_port, node};
 
@@ -14,6 +14,19 @@ const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6
 
 fn requests(to: SocketAddr, connections: u32) -> Command {
     Command::TcpRequests { to, connections, requests: 1, request_bytes: 100, response_bytes: 100, parallel: 2 }
+}
+
+/// What a container's last server has heard, once that is enough or the time is over: a server that is not waited for reads
+/// when it has its turn.
+fn heard(server: &Container, enough: impl Fn(&Traffic) -> bool) -> Traffic {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let traffic = server.stats().unwrap().pop().unwrap().traffic;
+        if enough(&traffic) || Instant::now() > deadline {
+            return traffic;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -82,8 +95,7 @@ fn udp_loses_nothing() {
             let (count, bytes) = sizes.totals();
             let sent = client.traffic(&Command::UdpSend { to, sizes, connected, pace }).unwrap();
             assert_eq!((sent.sent_datagrams, sent.sent_bytes), (count, bytes));
-            std::thread::sleep(Duration::from_millis(100));
-            let seen = server.stats().unwrap().pop().unwrap().traffic;
+            let seen = heard(server, |seen| seen.received_datagrams >= count);
             assert_eq!((seen.received_datagrams, seen.received_bytes), (count, bytes));
             if echo {
                 assert_eq!((sent.received_datagrams, sent.received_bytes), (count, bytes));
@@ -160,19 +172,20 @@ fn servers_call_others_and_jobs_repeat() {
     let upstreams =
         vec![Upstream::Tcp { to: app, request_bytes: 50, response_bytes: 500 }, Upstream::Udp { to, bytes: 77 }];
     let mode = ServeMode::RequestResponse { request_bytes: 100, response_bytes: 100, upstreams };
-    let proxy = pod.container("proxy").unwrap().serve_tcp(any_port(pod.ipv4()), mode).unwrap();
+    let serving = pod.container("proxy").unwrap();
+    let proxy = serving.serve_tcp(any_port(pod.ipv4()), mode).unwrap();
 
     let client = other.container("client").unwrap();
     let script = vec![requests(proxy, 3), Command::Burn { cpu_ms: 1 }];
     let job = client.start(script.clone(), Duration::from_millis(1), Some(10)).unwrap();
     let done = client.join(job).unwrap();
     assert_eq!((done.connections, done.requests, done.failures), (30, 30, 0));
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(logs.stats().unwrap()[0].traffic.received_bytes, 30 * 77);
+    assert_eq!(heard(logs, |seen| seen.received_bytes >= 30 * 77).received_bytes, 30 * 77);
 
     let job = client.start(script, Duration::from_millis(1), None).unwrap();
     assert_eq!(client.run(&Command::Ready).unwrap(), Answer::Done);
-    std::thread::sleep(Duration::from_millis(100));
+    // A round that has begun comes to its end.
+    assert!(heard(serving, |seen| seen.requests > 30).requests > 30);
     assert!(client.stop(job).unwrap().connections >= 3);
 }
 
@@ -193,6 +206,5 @@ fn a_container_can_send_as_its_first_act() {
         // Kept: a datagram may still wait for an ARP reply, and goes with its pod.
         senders.push(pod);
     }
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(receiver.0.stats().unwrap()[0].traffic.received_datagrams, 10);
+    assert_eq!(heard(receiver.0, |seen| seen.received_datagrams >= 10).received_datagrams, 10);
 }
