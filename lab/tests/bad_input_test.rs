@@ -8,14 +8,14 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use observer_lab::agent::{Agent, AgentOptions, find_binary};
 use observer_lab::bpffs::BpfFs;
 use observer_lab::launch::Launcher;
 use observer_lab::pod::{Pod, PodSpec};
 use observer_lab::samples::Samples;
-use support::node;
+use support::{Ending, node};
 
 /// Runs the agent's binary to its end.
 fn observer(arguments: &[&str]) -> Output {
@@ -96,19 +96,17 @@ fn without_root_the_rest_goes_on_and_says_so() {
     let address = observer_lab::agent::free_address().unwrap().to_string();
     let mut run = Command::new(&binary);
     run.args(["run", "--web.listen-address", &address, "--path.bpffs", directory.path().to_str().unwrap()]);
-    let mut child = run.uid(65_534).gid(65_534).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let child = Ending(run.uid(65_534).gid(65_534).stderr(std::process::Stdio::null()).spawn().unwrap());
+    let request = Some(Duration::from_secs(10));
+    let client: ureq::Agent = ureq::Agent::config_builder().timeout_global(request).build().into();
+    let scrape = || client.get(format!("http://{address}/metrics")).call()?.body_mut().read_to_string();
+    let deadline = Instant::now() + Duration::from_secs(60);
     let mut text = String::new();
-    for _ in 0..100 {
-        if let Ok(mut response) = ureq::get(format!("http://{address}/metrics")).call() {
-            text = response.body_mut().read_to_string().unwrap();
-            if text.contains("observer_agent_probe_state{") {
-                break;
-            }
-        }
+    while !text.contains("observer_agent_probe_state{") && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(50));
+        text = scrape().unwrap_or_else(|error| format!("no scrape: {error}"));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     assert!(text.contains("probe=\"cgroup_skb\",state=\"failed\""), "{text}");
     assert!(text.contains("process_resident_memory_bytes"), "{text}");
 }
@@ -199,11 +197,16 @@ fn a_pods_file_that_is_missing_broken_and_mended() {
     has(&uid);
     observer_lab::podsfile::write(&file, [&pod]).unwrap();
     has("named-later");
-    // Broken again: the names stay.
+    // Broken again: the names stay. That it was broken once before is in the log already.
+    let before = agent.log().len();
     fs::write(&file, "\0\0\0").unwrap();
-    std::thread::sleep(Duration::from_secs(6));
+    let said = || agent.log()[before..].contains("is not a kubelet /pods document");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !said() {
+        assert!(Instant::now() < deadline, "{}", agent.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
     has("named-later");
-    assert!(agent.log().contains("is not a kubelet /pods document"), "{}", agent.log());
     agent.terminate().unwrap();
 }
 

@@ -11,6 +11,7 @@ use observer_lab::cri_node::{CriContainerSpec, CriPod, CriPodSpec, HANDLER, IMAG
 use observer_lab::samples::Samples;
 use observer_lab::truth::Truth;
 use serde_json::Value;
+use support::Ending;
 use support::cri::{
     PATIENCE, WEB, node, observe, observe_on_the_node, observer_pods, observer_pods_with, settled, stage, wait, web,
 };
@@ -284,12 +285,12 @@ fn what_a_killed_run_has_left_is_swept() {
     }
     let report = tempfile::tempdir().unwrap();
     let file = report.path().join("report");
-    let mut victim = Command::new(std::env::current_exe().unwrap())
+    let victim = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "what_a_killed_run_has_left_is_swept"])
         .env(VICTIM, &file)
         .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let victim = Ending(victim.unwrap());
     let deadline = std::time::Instant::now() + 3 * PATIENCE;
     let text = loop {
         match std::fs::read_to_string(&file) {
@@ -298,8 +299,7 @@ fn what_a_killed_run_has_left_is_swept() {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    victim.kill().unwrap();
-    victim.wait().unwrap();
+    drop(victim);
     let (endpoint, uid) = text.split_once('\n').unwrap();
     let directory = PathBuf::from(endpoint.strip_prefix("unix://").unwrap()).parent().unwrap().to_owned();
     assert!(directory.is_dir() && !support::cgroups_named(uid).is_empty());

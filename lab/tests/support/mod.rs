@@ -7,7 +7,7 @@ pub mod kubernetes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command as Process;
+use std::process::{Child, Command as Process};
 
 use anyhow::{Context, Result, ensure};
 use observer_lab::launch::Launcher;
@@ -22,6 +22,17 @@ pub fn node() -> Node {
 /// A free port at an address.
 pub fn any_port(address: impl Into<std::net::IpAddr>) -> SocketAddr {
     SocketAddr::new(address.into(), 0)
+}
+
+/// A process that ends with the test that started it, whichever way that ends.
+pub struct Ending(pub Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Both fail only when the process has ended and been waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Runs nft in a namespace.
