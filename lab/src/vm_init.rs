@@ -16,6 +16,7 @@ use rustix::process::{WaitOptions, WaitStatus};
 use rustix::system::RebootCommand;
 
 use crate::cases;
+use crate::pod::RUNTIME_DELETE_ENV;
 
 /// The subcommand of init's child.
 pub const CASES: &str = "vm-cases";
@@ -138,6 +139,8 @@ fn supervise(filter: &str) -> Result<()> {
     let mut command = Command::new(PROGRAM);
     command.args([CASES, filter]).env("PATH", "/bin").env("HOME", "/root").env("RUST_BACKTRACE", "1");
     command.env("OBSERVER_BIN", "/bin/observer").env("OBSERVER_LAB_BIN", PROGRAM);
+    // The processor is emulated, ten to twenty times slower than one on which a runtime takes 10 ms.
+    command.env(RUNTIME_DELETE_ENV, "200");
     let child = command.spawn().with_context(|| format!("start {PROGRAM} {CASES}"))?;
     loop {
         let ended = rustix::process::wait(WaitOptions::empty()).context("wait for processes")?;

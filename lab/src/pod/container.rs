@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -14,8 +14,15 @@ use crate::cgroup::Cgroup;
 /// How long a command may take unless the caller says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long the cgroup outlives the last process: `runc delete` takes 10 to 30 ms to do what it does.
-const RUNTIME_DELETE: Duration = Duration::from_millis(10);
+/// Names how long the cgroup outlives the last process, in milliseconds; a guest's init sets it.
+pub const RUNTIME_DELETE_ENV: &str = "OBSERVER_LAB_RUNTIME_DELETE_MS";
+
+/// How long the cgroup outlives the last process: `runc delete` takes 10 to 30 ms to do what it does, and more where
+/// everything else takes more time, too.
+static RUNTIME_DELETE: LazyLock<Duration> = LazyLock::new(|| {
+    let told = std::env::var(RUNTIME_DELETE_ENV).ok().and_then(|text| text.parse().ok());
+    Duration::from_millis(told.unwrap_or(10))
+});
 
 /// A container of a pod.
 #[derive(Debug)]
@@ -168,6 +175,6 @@ impl Drop for Container {
         // The process that stands by outside ends after the one it has to wait for.
         self.channel.get_mut().unwrap_or_else(PoisonError::into_inner).finish();
         // A runtime runs a program of its own to take the cgroup away.
-        std::thread::sleep(RUNTIME_DELETE);
+        std::thread::sleep(*RUNTIME_DELETE);
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 
 use channel::Channel;
-pub use container::Container;
+pub use container::{Container, RUNTIME_DELETE_ENV};
 pub use spec::{CgroupStyle, ContainerSpec, PodOwner, PodSpec, Qos, container_cgroup, pod_cgroup};
 
 use crate::actor::{Hello, Reply};
