@@ -50,7 +50,6 @@ pub fn many_peers(scale: Scale, edges: Option<u32>) -> Result<()> {
         &ports,
     ];
     let stage = Stage::new(edges)?;
-    let agent = stage.agent_with(None, &budgets)?;
     let client = Pod::create(&stage.node, PodSpec::new("cases", CLIENT, &["client"]))?;
     let server = Pod::create(&stage.node, PodSpec::new("cases", SERVER, &["server"]))?;
     let names: Vec<String> = (0..PODS).map(|number| format!("peer-{number}")).collect();
@@ -59,6 +58,12 @@ pub fn many_peers(scale: Scale, edges: Option<u32>) -> Result<()> {
         .collect::<Result<_>>()?;
     client.route(NETWORK, &server)?;
     pods.iter().chain([&server]).try_for_each(|pod| client.introduce(pod))?;
+    // The bridge sends what is for a pod that it has not heard of to all of them. Before there is an agent: these would be the
+    // first edges, and take the budgets.
+    for container in pods.iter().chain([&server]).flat_map(Pod::containers) {
+        container.ping(client.ipv4().into(), 1, 8)?;
+    }
+    let agent = stage.agent_with(None, &budgets)?;
     stage.announce(&pods.iter().chain([&client, &server]).collect::<Vec<_>>())?;
     wait_for_pods(&agent, &names.iter().map(String::as_str).chain([CLIENT, SERVER]).collect::<Vec<_>>())?;
     serve(&server, &pods)?;
