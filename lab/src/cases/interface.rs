@@ -202,12 +202,19 @@ impl Scene<'_> {
         );
         // The same datagrams at the other pod: once.
         let udp = |direction| counted.of(&[("pod", PLAIN), ("protocol", "udp"), ("direction", direction)]);
-        let protocols = &now[1] - &truths[1];
-        let datagrams = |name: &str| {
-            u64::try_from(protocols.protocol(&format!("Udp.{name}")) + protocols.protocol(&format!("Udp6.{name}")))
-        };
-        let truth = [datagrams("OutDatagrams")?, datagrams("InDatagrams")?];
         let plain = DIRECTIONS.map(|direction| udp(direction).packets);
+        let datagrams = |now: &Truth| -> Result<[u64; 2]> {
+            let protocols = now - &truths[1];
+            let both = |name| protocols.protocol(&format!("Udp.{name}")) + protocols.protocol(&format!("Udp6.{name}"));
+            Ok([both("OutDatagrams").try_into()?, both("InDatagrams").try_into()?])
+        };
+        let mut truth = datagrams(&now[1])?;
+        // The kernel counts one as received when it is read, and a server that does not answer reads when it has its turn.
+        let deadline = Instant::now() + PATIENCE;
+        while truth != plain && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            truth = datagrams(&Truth::of_process(self.plain_pid)?)?;
+        }
         ensure!(plain == truth, "the other pod's datagrams were {truth:?}, counted {plain:?}");
         let lost = after.sum("observer_agent_unattributed_packets_total", &[]);
         ensure!(lost == 0.0, "{lost} packets are not attributed to any pod");
