@@ -74,11 +74,17 @@ fn first_life(agent: &Agent, app: &Container, guest: &Container) -> Result<()> {
     starve(app, None)?;
     wait_for(agent, "app", 1)?;
 
-    let log = agent.log();
     let words =
         ["want of memory", "container=app", &format!("command={:?}", command.trim()), &format!("pid={} ", app.pid())];
-    let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)));
-    let line = line.with_context(|| format!("no line with {words:?} in the agent's log:\n{log}"))?;
+    let deadline = Instant::now() + PATIENCE;
+    let line = loop {
+        let log = agent.log();
+        if let Some(line) = log.lines().find(|line| words.iter().all(|word| line.contains(word))) {
+            break line.to_owned();
+        }
+        ensure!(Instant::now() < deadline, "no line with {words:?} in the agent's log:\n{log}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
     let peak = line.split("peak_bytes=").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     let peak = peak.with_context(|| format!("no memory is told: {line}"))?;
     // It got no further than its limit, but for pages that its program's file has already.
