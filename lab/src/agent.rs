@@ -19,7 +19,7 @@ use crate::samples::Samples;
 /// Names the agent's binary.
 pub const ENV: &str = "OBSERVER_BIN";
 const STARTING: Duration = Duration::from_secs(60);
-const ENDING: Duration = Duration::from_secs(15);
+const ENDING: Duration = Duration::from_secs(60);
 const REQUEST: Duration = Duration::from_secs(30);
 
 /// How to start the agent.

@@ -21,7 +21,7 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Packets at IP level, without link header and padding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

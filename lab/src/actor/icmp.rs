@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::Traffic;
 
 /// How long a reply may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Type, code, checksum, identifier, sequence number.
 const HEADER: usize = 8;
 

@@ -72,8 +72,8 @@ pub fn short_pod(scale: Scale, edges: Option<u32>) -> Result<()> {
     std::thread::sleep(Duration::from_millis(scale.of(800, 2_000)));
     drop(pod);
     std::thread::sleep(Duration::from_millis(scale.of(300, 1_000)));
-    let shown = used(&agent.scrape()?);
     let least = BURN_MS as f64 / 1e3;
+    let shown = used(&agent.scrape_until(PATIENCE, |samples| used(samples) >= least)?);
     ensure!(
         (least..least + scale.of(0.15, 2.0)).contains(&shown),
         "{shown} s of CPU shown of a pod that used {least} s and went; {}",

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::stage::{Scale, Stage, settled, wait_for_pods};
+use super::PATIENCE;
+use super::stage::{Scale, Stage, wait_for_pods};
 use crate::actor::{Command, UnixKind};
+use crate::agent::Agent;
 use crate::pod::{Container, Pod, PodSpec};
 use crate::samples::Samples;
 
@@ -32,6 +34,11 @@ impl Talk<'_> {
         }
         Ok(())
     }
+}
+
+/// Scrapes until no message is on its way: a server of datagrams reads when it has its turn.
+fn settled(agent: &Agent) -> Result<Samples> {
+    agent.scrape_until_still(PATIENCE, 3, |samples| samples.sum(MESSAGES, &[]))
 }
 
 fn send(container: &Container, path: &Path, kind: UnixKind, messages: u32) -> Result<()> {
