@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -166,7 +167,7 @@ impl Drop for Inside<'_> {
 
 /// A container with cgroups of its own inside, one that stays and many that come and go: all of it is the container's, at
 /// both ends, and those that went take no room.
-pub fn nested_cgroups(_: Scale, edges: Option<u32>) -> Result<()> {
+pub fn nested_cgroups(scale: Scale, edges: Option<u32>) -> Result<()> {
     let stage = Stage::new(edges)?;
     let agent = stage.agent()?;
     let pod = stage.pod(&agent, "nested", &["client", "server"])?;
@@ -187,6 +188,10 @@ pub fn nested_cgroups(_: Scale, edges: Option<u32>) -> Result<()> {
         let inside = Inside::enter(client, &format!("session-{session}.scope"))?;
         client.traffic(&datagrams(udp, 1, 100))?;
         client.traffic(&request)?;
+        if scale == Scale::Guest {
+            // As in `endings`: an emulated processor needs a moment until the cgroup is seen.
+            std::thread::sleep(Duration::from_millis(200));
+        }
         inside.leave()?;
     }
     let inside = Inside::enter(client, "init.scope")?;
