@@ -52,7 +52,7 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
         return slot;
     }
     if slot == 0 && packet.is_tcp() && socket.is_established() {
-        slot = began_in(skb);
+        slot = began_in(skb, packet);
     }
     if slot == 0 {
         // SAFETY: `skb` is the context of the running program.
@@ -106,7 +106,7 @@ fn nobody_follows_connections() -> bool {
 /// The slot that the packet's connection began in, if the TCP probe has written that down and its connections still count there;
 /// else 0. Who had the peer's address then may not be who has it now, so this comes before the edge.
 #[inline(never)]
-fn began_in(skb: *mut __sk_buff) -> u32 {
+fn began_in(skb: *mut __sk_buff, packet: &Packet) -> u32 {
     if nobody_follows_connections() {
         return 0;
     }
@@ -119,9 +119,27 @@ fn began_in(skb: *mut __sk_buff) -> u32 {
     };
     // SAFETY: as above.
     let slot = connection.map_or(0, |connection| unsafe { (*connection).slot });
+    let Some(row) = ROWS.get_ptr(slot) else { return 0 };
     // SAFETY: as above. The agent changes the state before it takes a slot from connections.
-    let state = ROWS.get_ptr(slot).map_or(state::FREE, |row| unsafe { (*row).state });
-    if state == state::USED || state == state::CLOSED { slot } else { 0 }
+    let (key, state) = unsafe { (&raw const (*row).key, (*row).state) };
+    if state != state::USED && state != state::CLOSED {
+        return 0;
+    }
+    // The probe may not have known whom the connection is with: then it has a spare slot, or, over loopback, that of nobody.
+    // SAFETY: as above.
+    let (peer, flags) = unsafe { ((*key).peer, (*key).flags) };
+    let known = if flags & flags::LOOPBACK != 0 {
+        peer[0] | peer[1] != 0
+    } else {
+        // SAFETY: `skb` is the context of the running program.
+        let outside = unsafe { (*skb).ifindex } != LOOPBACK_IFINDEX;
+        let differs = (peer[0] ^ packet.remote[0])
+            | (peer[1] ^ packet.remote[1])
+            | (peer[2] ^ packet.remote[2])
+            | (peer[3] ^ packet.remote[3]);
+        outside && differs == 0
+    };
+    if known && flags & flags::OVERFLOW == 0 { slot } else { 0 }
 }
 
 /// Looks into the cache of peers; 0 when it is not there.
