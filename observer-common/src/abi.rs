@@ -76,6 +76,9 @@ pub mod globals {
     pub const SLOTS_PER_CPU: &str = "SLOTS_PER_CPU";
     /// 1 when softirqs can be preempted (`PREEMPT_RT`), so that ingress must add atomically too (`u8`).
     pub const ATOMIC_INGRESS: &str = "ATOMIC_INGRESS";
+    /// 1 when connections are found by the address of their socket, which takes a kernel that lets programs read its memory
+    /// (`u8`).
+    pub const FINDS_CONNECTIONS: &str = "FINDS_CONNECTIONS";
     /// First port that the kernel gives to clients by itself (`u32`; `net.ipv4.ip_local_port_range`).
     pub const EPHEMERAL_MIN: &str = "EPHEMERAL_MIN";
 }

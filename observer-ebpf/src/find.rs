@@ -13,7 +13,7 @@ use observer_common::{
 use crate::{
     add::add,
     dns, edges,
-    maps::{EPHEMERAL_MIN, PEERS, RARE, ROWS, SOCKETS, TCP_LINES, TCP_LIVE, TCP_OWNER, lose},
+    maps::{EPHEMERAL_MIN, FINDS_CONNECTIONS, PEERS, RARE, ROWS, SOCKETS, TCP_LINES, TCP_LIVE, TCP_OWNER, lose},
     opaque,
     packet::{self, Packet, SCTP, tcp},
     socket::{self, Socket, SocketLine},
@@ -51,7 +51,7 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
         // A UDP server has no faster way than this one: nothing more is asked.
         return slot;
     }
-    if slot == 0 && packet.is_tcp() && socket.is_established() {
+    if slot == 0 && FINDS_CONNECTIONS.load() != 0 && packet.is_tcp() && socket.is_established() {
         slot = began_in(skb, packet);
     }
     if slot == 0 {

@@ -107,6 +107,10 @@ pub static SLOTS_PER_CPU: Global<u32> = Global::new(abi::slots_for(abi::DEFAULT_
 #[unsafe(no_mangle)]
 pub static ATOMIC_INGRESS: Global<u8> = Global::new(0);
 
+/// 1 when connections are found by the address of their socket.
+#[unsafe(no_mangle)]
+pub static FINDS_CONNECTIONS: Global<u8> = Global::new(1);
+
 /// First port that the kernel gives to clients by itself.
 #[unsafe(no_mangle)]
 pub static EPHEMERAL_MIN: Global<u32> = Global::new(32_768);

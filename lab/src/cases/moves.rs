@@ -210,10 +210,11 @@ fn truth(container: &Container) -> Result<Truth> {
     Truth::of_process(container.pid())
 }
 
-/// Whether what TCP packets hold is this payload: more of it only where the kernel sent some `again`.
+/// Whether what TCP packets hold is this payload: more of it only where the kernel sent some segments `again`, and no more than
+/// those hold.
 fn is_payload(found: i128, payload: u64, again: i64) -> bool {
     let more = found - i128::from(payload);
-    more == 0 || (more > 0 && again > 0)
+    more == 0 || (1..=i128::from(again) * 1_500).contains(&more)
 }
 
 /// The payload of TCP packets. A reset has no timestamps: 12 bytes less, if there was one.

@@ -158,13 +158,14 @@ impl Kernel {
             );
         }
         let sizes = Sizes { edges: table.edges, slots: abi::slots_for(table.edges), cpus };
-        let mut ebpf = load_object(pins, sizes, options)?;
-        // Before the maps are taken out: the programs know them by descriptor.
-        if pins.accounting() == Accounting::Packets {
-            for name in [abi::programs::INGRESS, abi::programs::EGRESS] {
-                program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
+        let mut ebpf = with_or_without(|finds_connections| {
+            let mut ebpf = load_object(pins, sizes, options, finds_connections)?;
+            // Before the maps are taken out: the programs know them by descriptor.
+            if pins.accounting() == Accounting::Packets {
+                load_programs(&mut ebpf)?;
             }
-        }
+            Ok(ebpf)
+        })?;
         let mut table_map: Array<MapData, TableRecord> = take(&mut ebpf, abi::maps::TABLE)?;
         let table = edge_table(&mut ebpf, sizes)?;
         if found.is_none() {
@@ -203,16 +204,15 @@ impl Kernel {
             return Err(LoadError::NotBuilt);
         }
         let sizes = Sizes { edges: 16, slots: abi::slots_for(16), cpus: 1 };
-        let mut loader = EbpfLoader::new();
-        size(&mut loader, &sizes);
-        // With every part in, so that the verifier sees all of it.
-        let dns_ports = dns::pack_ports(&[53]);
-        loader.override_global(dns::globals::DNS_PORTS, &dns_ports, true);
-        let mut ebpf = loader.load(OBJECT)?;
-        for name in [abi::programs::INGRESS, abi::programs::EGRESS] {
-            program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
-        }
-        Ok(())
+        with_or_without(|finds_connections| {
+            let mut loader = EbpfLoader::new();
+            size(&mut loader, &sizes);
+            // With every part in, so that the verifier sees all of it.
+            let dns_ports = dns::pack_ports(&[53]);
+            loader.override_global(dns::globals::DNS_PORTS, &dns_ports, true);
+            loader.override_global(abi::globals::FINDS_CONNECTIONS, &finds_connections, true);
+            load_programs(&mut loader.load(OBJECT)?)
+        })
     }
 
     /// Loads the programs that do nothing, for benchmarks.
@@ -240,7 +240,27 @@ fn found(pins: &Pins, cpus: u32) -> Option<TableRecord> {
     (record.ready == READY && record.cpus == cpus).then_some(record)
 }
 
-fn load_object(pins: &Pins, sizes: Sizes, options: LoadOptions) -> Result<Ebpf, EbpfError> {
+/// Loads with what finds connections by their sockets, and where the kernel refuses that, without: it lets no program read its
+/// memory then (`LOCKDOWN_BPF_READ_KERNEL` of include/linux/security.h).
+fn with_or_without<T>(load: impl Fn(u8) -> Result<T, LoadError>) -> Result<T, LoadError> {
+    match load(1) {
+        Err(LoadError::Program { source, .. }) => {
+            let loaded = load(0)?;
+            info!("connections that lose their place in the cache are found by their peer alone: {source}");
+            Ok(loaded)
+        }
+        outcome => outcome,
+    }
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for name in [abi::programs::INGRESS, abi::programs::EGRESS] {
+        program(ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
+    }
+    Ok(())
+}
+
+fn load_object(pins: &Pins, sizes: Sizes, options: LoadOptions, finds_connections: u8) -> Result<Ebpf, EbpfError> {
     let mut loader = EbpfLoader::new();
     for name in abi::maps::PINNED {
         loader.map_pin_path(name, pins.map(name));
@@ -250,6 +270,7 @@ fn load_object(pins: &Pins, sizes: Sizes, options: LoadOptions) -> Result<Ebpf, 
     loader.override_global(abi::globals::ATOMIC_INGRESS, &atomic, true);
     let ephemeral = ephemeral_min();
     loader.override_global(abi::globals::EPHEMERAL_MIN, &ephemeral, true);
+    loader.override_global(abi::globals::FINDS_CONNECTIONS, &finds_connections, true);
     loader.override_global(dns::globals::DNS_PORTS, &options.dns_ports, true);
     let level: u8 = if options.debug { aya_log_level_debug() } else { 0 };
     loader.override_global(aya_log::LEVEL, &level, false);

@@ -145,10 +145,12 @@ impl Usage {
     }
 }
 
-/// Adds microseconds to seconds; what is not known adds nothing.
+/// Adds microseconds to seconds; what is not known adds nothing. Added up as whole microseconds, of which all seconds here are
+/// made: in whatever order containers end, the sum is the same to the last bit, and no counter goes back.
 fn plus_seconds(sum: &mut Option<f64>, micros: Option<u64>) {
     if let Some(micros) = micros {
-        *sum = Some(sum.unwrap_or(0.0) + seconds(micros));
+        let before = (sum.unwrap_or(0.0) * 1e6).round() as u64;
+        *sum = Some(seconds(before.saturating_add(micros)));
     }
 }
 

@@ -207,3 +207,19 @@ fn what_ended_is_added_to_what_runs() {
     assert_eq!((together.io[0].writes, together.pressure.cpu.some), (Some(8), Some(2.0)));
     assert!((together.cpu_user.unwrap() - 0.544_320).abs() < 1e-9);
 }
+
+#[test]
+fn a_sum_is_the_same_whether_containers_run_or_have_ended() {
+    let ended = |micros: u64| Facts { cpu: CpuFacts { user: Some(micros), ..CpuFacts::default() }, ..Facts::default() };
+    let last = |usage: Usage| usage.cpu_user.unwrap().to_bits();
+    // Of 0.1 and 0.2 the floating point sum is more than 0.3.
+    for (first, second, third) in [(100_000, 200_000, 0), (100_000, 200_000, 300_000), (1, 362_880, 86_400_000_001)] {
+        let mut both = ended(first);
+        both.add_ended(&ended(second));
+        let running = |micros: u64| Usage { cpu_user: Some(seconds(micros)), ..Usage::default() };
+        let all = last(running(third).with_ended(&both));
+        assert_eq!(last(running(third).with_ended(&ended(second)).with_ended(&ended(first))), all);
+        assert_eq!(last(running(second).with_ended(&ended(first)).with_ended(&ended(third))), all);
+        assert_eq!(all, seconds(first + second + third).to_bits());
+    }
+}

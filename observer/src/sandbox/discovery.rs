@@ -117,6 +117,9 @@ impl Discovery {
 
     /// Lets go of sandboxes that are gone and were scraped for the last time.
     pub fn release(&self, keys: Vec<SandboxKey>) {
+        if keys.is_empty() {
+            return;
+        }
         // A discovery that has ended knows no sandboxes.
         let _ = self.messages.send(Message::Release(keys));
     }

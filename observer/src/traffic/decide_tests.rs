@@ -407,11 +407,10 @@ impl World {
                 connection.slot = heir;
             }
         }
-        // Whoever comes after a scrape finds few: an open one for each edge, a closed one for each name that it had, and one
-        // that connections have left.
+        // Whoever comes after a scrape finds few: an open one for each edge, a closed one for each name that it had.
         let left = self.slots.iter().filter(|(of, _)| of.slot.born > 0).count();
         let names: HashSet<u64> = self.slots.iter().map(|(of, _)| of.decision).collect();
-        assert!(left <= ADDRESSES.len() * (2 * names.len() + 1), "{left} slots for {} names", names.len());
+        assert!(left <= ADDRESSES.len() * (names.len() + 1), "{left} slots for {} names", names.len());
         self.decisions = Some(decisions);
     }
 }

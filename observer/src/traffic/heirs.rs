@@ -26,7 +26,7 @@ pub fn heirs(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, Slot)>
     if cgroups.is_empty() {
         return Vec::new();
     }
-    let mut best: FastMap<(u64, u8, bool, SeriesKey<'_>), (bool, Slot)> = FastMap::default();
+    let mut best: FastMap<(u64, u8, SeriesKey<'_>), (u8, Slot)> = FastMap::default();
     let mut wanted = Vec::new();
     for reading in readings {
         let Some(of) = reading.slot_use().filter(|of| cgroups.contains(&of.slot.key.cgroup)) else { continue };
@@ -35,21 +35,28 @@ pub fn heirs(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, Slot)>
         };
         // Spare slots go to spare slots: each kind has its own queue, and a purpose.
         let spare = of.slot.key.flags & flags::OVERFLOW;
-        // What connections have left goes to its like, so that none is led back to where it came from.
-        let left = of.closed == Some(Leaving::Nothing);
-        let key = (of.slot.key.cgroup, spare, left, labels.of(&of.slot.key, of.decision, &owner));
-        let closed = of.closed.is_some();
-        if closed {
+        let key = (of.slot.key.cgroup, spare, labels.of(&of.slot.key, of.decision, &owner));
+        if of.closed.is_some() {
             wanted.push((key, of.slot));
         }
-        let there = best.entry(key).or_insert((closed, of.slot));
-        // One that is open is the best: it takes all closed ones. Else the first.
-        if there.0 && !closed {
-            *there = (false, of.slot);
+        let rank = rank(&of);
+        let there = best.entry(key).or_insert((rank, of.slot));
+        if rank < there.0 {
+            *there = (rank, of.slot);
         }
     }
     let heir = |(key, slot)| best.get(&key).filter(|(_, heir)| *heir != slot).map(|(_, heir)| (slot, *heir));
     wanted.into_iter().filter_map(heir).collect()
+}
+
+/// Which slot takes others: one that is open, else one that connections count in, else one that they have left. So none that
+/// connections count in goes to one that they have left, in which they are not found again.
+const fn rank(of: &SlotUse) -> u8 {
+    match of.closed {
+        None => 0,
+        Some(Leaving::Connections) => 1,
+        Some(Leaving::Nothing) => 2,
+    }
 }
 
 /// Finds slots of cgroups that are gone, and the cgroup that goes on with their series ([`Successors`]): so these neither go back
@@ -57,29 +64,34 @@ pub fn heirs(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, Slot)>
 ///
 /// The name of an external peer is decided for each container. One of which the next knows no such peer is inherited
 /// ([`Names::inherit`](crate::dns::Names::inherit)); one that it knows by another name stays in its series by going to a slot
-/// that is adopted with the same one, where there is one.
+/// that stays in it, where there is one.
 #[must_use]
 pub fn go_on(readings: &[EdgeReading], labels: &Labels<'_>) -> GoesOn {
     let mut goes_on = GoesOn { merge: heirs(readings, labels), adopt: Vec::new() };
     let Some(successors) = Successors::of(labels.snapshot) else { return goes_on };
     let merged: FastSet<u32> = goes_on.merge.iter().map(|(slot, _)| slot.number).collect();
-    let (mut adopted, mut refused) = (Vec::new(), Vec::new());
-    for of in readings.iter().filter_map(EdgeReading::slot_use).filter(|of| !merged.contains(&of.slot.number)) {
+    let slots = || readings.iter().filter_map(EdgeReading::slot_use).filter(|of| !merged.contains(&of.slot.number));
+    let (mut staying, mut refused) = (Vec::new(), Vec::new());
+    let mut next = FastSet::default();
+    for of in slots() {
         let Some(cgroup) = successors.successor(of.slot.key.cgroup) else { continue };
         if is_known_otherwise(&of, cgroup, labels) {
             refused.push(of);
+            next.insert(cgroup);
         } else {
-            adopted.push(of);
+            staying.push(of);
             goes_on.adopt.push((of.slot, cgroup));
         }
     }
     if !refused.is_empty() {
+        staying.extend(slots().filter(|of| next.contains(&of.slot.key.cgroup)));
         let series = |of: &SlotUse| {
             let owner = labels.snapshot.by_cgroup(of.slot.key.cgroup)?;
             let spare = of.slot.key.flags & flags::OVERFLOW;
             Some(((spare, labels.of(&of.slot.key, of.decision, &owner)), of.slot))
         };
-        let heirs: FastMap<_, Slot> = adopted.iter().filter_map(series).collect();
+        let takes = |of: &&SlotUse| of.closed != Some(Leaving::Nothing);
+        let heirs: FastMap<_, Slot> = staying.iter().filter(takes).filter_map(series).collect();
         let heir = |of: &SlotUse| heirs.get(&series(of)?.0).map(|heir| (of.slot, *heir));
         goes_on.merge.extend(refused.iter().filter_map(heir));
     }
@@ -184,7 +196,9 @@ mod tests {
         assert_eq!(found(&readings[3..4], vec![pod(1, true)]), []);
         let left = |slot| EdgeReading { closed: Some(Leaving::Nothing), ..reading(slot, here, OTHER, true) };
         let readings_left = [readings[1], readings[3], left(8), left(9)];
-        assert_eq!(found(&readings_left, vec![pod(1, true)]), [(2, 4), (9, 8)], "none that connections count in");
+        assert_eq!(found(&readings_left, vec![pod(1, true)]), [(2, 4), (8, 4), (9, 4)], "the open one");
+        let left_and_closed = [left(8), readings[1], left(9)];
+        assert_eq!(found(&left_and_closed, vec![pod(1, true)]), [(8, 2), (9, 2)], "not one that they have left");
         assert_eq!(found(&readings, vec![pod(1, false)]), [], "all of it ends soon");
     }
 
@@ -268,23 +282,26 @@ mod tests {
 
     #[test]
     fn an_external_peer_goes_along_with_its_name() {
-        let (here, there) = ("93.184.216.34", "93.184.216.35");
+        let (here, there, further) = ("93.184.216.34", "93.184.216.35", "93.184.216.36");
         let snapshot = Snapshot::new(vec![pod(1, false), pod(2, true)], HashSet::new(), String::new());
         let decisions = Decisions::new(Vec::new());
         let external = |slot, cgroup, address| reading(slot, to(cgroup, address), kind::EXTERNAL + 1, false);
-        let readings = [external(1, 11, here), external(2, 11, there), external(3, 21, here)];
-        let goes_on = |next: Option<&str>| {
-            let kept = [(here, 11, Some("a")), (there, 11, Some("a")), (here, 21, next)];
+        let readings = vec![external(1, 11, here), external(2, 11, there), external(3, 21, here)];
+        let goes_on = |readings: &[EdgeReading], next: Option<&str>| {
+            let kept = [(here, 11, Some("a")), (there, 11, Some("a")), (here, 21, next), (further, 21, Some("a"))];
             let kept = kept
                 .into_iter()
                 .filter_map(|(to_whom, cgroup, name)| Some((peer_key(&to(cgroup, to_whom)), name?.to_owned())));
             let names = Names::new(kept, Vec::new(), Budget::default());
-            let found = go_on(&readings, &Labels { snapshot: &snapshot, decisions: &decisions, names: Some(&names) });
+            let found = go_on(readings, &Labels { snapshot: &snapshot, decisions: &decisions, names: Some(&names) });
             let adopted: Vec<_> = found.adopt.into_iter().map(|(slot, cgroup)| (slot.number, cgroup)).collect();
             (adopted, found.merge.into_iter().map(|(slot, heir)| (slot.number, heir.number)).collect::<Vec<_>>())
         };
-        assert_eq!(goes_on(Some("a")), (vec![(1, 21), (2, 21)], vec![]), "each address of the name");
-        assert_eq!(goes_on(None), (vec![(1, 21), (2, 21)], vec![]), "the next one inherits the name");
-        assert_eq!(goes_on(Some("b")), (vec![(2, 21)], vec![(1, 2)]), "it stays in the series of its name");
+        assert_eq!(goes_on(&readings, Some("a")), (vec![(1, 21), (2, 21)], vec![]), "each address of the name");
+        assert_eq!(goes_on(&readings, None), (vec![(1, 21), (2, 21)], vec![]), "the next one inherits the name");
+        assert_eq!(goes_on(&readings, Some("b")), (vec![(2, 21)], vec![(1, 2)]), "it stays in the series of its name");
+        let with_own = [external(1, 11, here), external(3, 21, here), external(4, 21, further)];
+        assert_eq!(goes_on(&with_own, Some("b")), (vec![], vec![(1, 4)]), "with what the next one has counted in it");
+        assert_eq!(goes_on(&with_own[..2], Some("b")), (vec![], vec![]), "it ends");
     }
 }

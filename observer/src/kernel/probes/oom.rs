@@ -119,9 +119,9 @@ impl OomCounts {
     /// As for [`OomCounts::carry`].
     pub fn go_on(&mut self, place: &Place, heir: &Place) -> Result<(), MapError> {
         let Carried { kills, last } = self.carried.get(place, 0)?;
-        self.add(heir, kills, last)?;
+        // In this order: an agent that is killed in between leaves them out rather than counting them twice.
         self.forget_carried(place);
-        Ok(())
+        self.add(heir, kills, last)
     }
 
     fn add(&mut self, place: &Place, kills: u64, last: u64) -> Result<(), MapError> {

@@ -39,13 +39,11 @@ impl Collect for DropCollector {
         for key in &drops.spent {
             self.probe.forget(key);
         }
-        for (key, heir) in &drops.go_on {
-            self.probe.hand_over(key, heir).context("keeping drops for who goes on with their series")?;
-        }
-        for key in &drops.fold {
-            self.probe.fold(key).context("folding drops that nobody owns; they stay as they are")?;
-        }
-        Ok(())
+        // What makes room first; and what fails leaves the rest as it is.
+        let folded = drops.fold.iter().map(|key| self.probe.fold(key)).fold(Ok(()), Result::and);
+        let go_on = drops.go_on.iter().map(|(key, heir)| self.probe.hand_over(key, heir)).fold(Ok(()), Result::and);
+        let folded = folded.context("folding drops that nobody owns; they stay as they are");
+        folded.and(go_on.context("keeping drops for who goes on with their series"))
     }
 }
 

@@ -56,7 +56,9 @@ impl OomKills {
     fn change(&mut self, changes: &Changes) -> Result<(), MapError> {
         changes.forget.iter().for_each(|cgroup| self.counts.forget(*cgroup));
         changes.forget_carried.iter().for_each(|place| self.counts.forget_carried(place));
-        changes.go_on.iter().try_for_each(|(place, heir)| self.counts.go_on(place, heir))?;
-        changes.carry.iter().try_for_each(|(cgroup, place)| self.counts.carry(*cgroup, place))
+        // One that fails leaves the others.
+        let go_on = changes.go_on.iter().map(|(place, heir)| self.counts.go_on(place, heir)).fold(Ok(()), Result::and);
+        let carry = changes.carry.iter().map(|(cgroup, place)| self.counts.carry(*cgroup, place));
+        carry.fold(go_on, Result::and)
     }
 }
