@@ -17,7 +17,8 @@ pub struct Successors<'a> {
 }
 
 impl<'a> Successors<'a> {
-    /// Those that this snapshot tells of; `None` when nothing is gone, which is the rule.
+    /// Those that this snapshot tells of; `None` when nothing is gone. A container that has ended counts as gone, an init
+    /// container, too: so on most nodes there are some to look for.
     #[must_use]
     pub fn of(snapshot: &'a Snapshot) -> Option<Self> {
         let has_lost = |container: &Container| !container.alive || !container.gone_cgroup_ids.is_empty();

@@ -62,9 +62,9 @@ const fn rank(of: &SlotUse) -> u8 {
 /// Finds slots of cgroups that are gone, and the cgroup that goes on with their series ([`Successors`]): so these neither go back
 /// nor begin anew, and a container that makes cgroups, or ends again and again, costs no slots for as long as it lives.
 ///
-/// The name of an external peer is decided for each container. One of which the next knows no such peer is inherited
-/// ([`Names::inherit`](crate::dns::Names::inherit)); one that it knows by another name stays in its series by going to a slot
-/// that stays in it, where there is one.
+/// The name of an external peer is decided for each container. If the next container knows no such peer, it inherits it with its
+/// name ([`Names::inherit`](crate::dns::Names::inherit)); if it knows it by another name, the slot is merged into one that stays
+/// in its series, where there is one.
 #[must_use]
 pub fn go_on(readings: &[EdgeReading], labels: &Labels<'_>) -> GoesOn {
     let mut goes_on = GoesOn { merge: heirs(readings, labels), adopt: Vec::new() };
@@ -109,8 +109,8 @@ fn is_known_otherwise(of: &SlotUse, successor: u64, labels: &Labels<'_>) -> bool
     before.is_none() || there.is_some() && before != there
 }
 
-/// Slots whose peer over loopback was a cgroup below a container's that is gone: nobody begins anything with it any more. Closed, they find their
-/// heirs.
+/// Slots whose peer over loopback was a cgroup below a container's that is gone: nobody begins anything with it any more.
+/// Closed, they find their heirs.
 #[must_use]
 pub fn lost_peers(readings: &[EdgeReading], snapshot: &Snapshot) -> Vec<(Slot, Leaving)> {
     let gone = gone_inside(snapshot);

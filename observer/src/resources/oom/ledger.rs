@@ -48,8 +48,8 @@ enum Stray {
 
 impl Ledger {
     /// Learns from a snapshot whose kills these are, and decides what goes elsewhere. A crashing container leaves a
-    /// cgroup each time; the snapshot knows the youngest of them, and the counts of the others are carried; as are those of cgroups below a
-    /// container's that are gone.
+    /// cgroup each time; the snapshot knows the youngest of them, and the counts of the others are carried; as are those of
+    /// cgroups below a container's that are gone.
     pub fn settle(&mut self, reading: &OomReading, snapshot: &Snapshot, now: Instant) -> Changes {
         let sandboxes = Sandboxes::of(snapshot);
         let gone = gone_inside(snapshot);
