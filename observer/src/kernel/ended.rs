@@ -1,5 +1,7 @@
 //! What ended containers used, where it outlives the agent.
 
+use std::cmp::Reverse;
+
 use anyhow::Context;
 use aya::maps::{HashMap, MapData};
 use observer_common::record::{ENDED_CGROUPS, ENDED_COUNTERS, ENDED_DEVICES, EndedKey, EndedRecord};
@@ -100,7 +102,10 @@ fn record(entry: &Entry) -> EndedRecord {
             record.counters[at] = *value;
         }
     }
-    for (place, io) in record.devices.iter_mut().zip(&entry.sums.io) {
+    // Where there are more than have a place, those that carried least are left out.
+    let mut devices: Vec<&DeviceIo> = entry.sums.io.iter().collect();
+    devices.sort_by_key(|io| Reverse(io.read_bytes.unwrap_or(0).saturating_add(io.write_bytes.unwrap_or(0))));
+    for (place, io) in record.devices.iter_mut().zip(devices) {
         let number = u64::from(io.device.0) << 32 | u64::from(io.device.1);
         let count = |value: Option<u64>| value.unwrap_or(NONE);
         *place = [number, count(io.read_bytes), count(io.write_bytes), count(io.reads), count(io.writes)];

@@ -1,6 +1,6 @@
 //! What follows from the files of any cgroup, beyond what containers need. Pure.
 
-use super::{Extra, Facts, NodeFacts, Target, Usage};
+use super::{Extra, Facts, Limit, NodeFacts, Target, Usage};
 
 /// A cgroup and what its files said.
 #[derive(Debug, Clone)]
@@ -47,12 +47,13 @@ impl CgroupUsage<'_> {
         Some(Bandwidth { quota, bursts: cpu.bursts, burst_seconds })
     }
 
-    /// The memory limit in bytes, 0 for none; of the node all its memory. `None` where memory is not accounted.
+    /// The memory limit in bytes, 0 for none; of the node all its memory. `None` where memory is not accounted, and when
+    /// nobody could read the limit.
     #[must_use]
     pub fn memory_limit(&self, node: Option<&NodeFacts>) -> Option<u64> {
         match self.target {
             Target::Node => node.map(|node| node.memory),
-            _ => self.facts.usage.map(|_| self.facts.limit.unwrap_or(0)),
+            _ => self.facts.usage.and(self.facts.limit).map(Limit::or_zero),
         }
     }
 
@@ -72,7 +73,7 @@ impl CgroupUsage<'_> {
 mod tests {
     use super::*;
     use crate::resources::{
-        CpuFacts, Limit,
+        CpuFacts,
         testing::{container, sandbox},
     };
     use crate::sandbox::Container;
@@ -110,16 +111,19 @@ mod tests {
         let nesting = Container { nested_cgroup_ids: vec![7], ..leaf.clone() };
         let pod = sandbox("p", vec![]);
         let node = NodeFacts { memory: 4096, ..NodeFacts::default() };
-        let facts = Facts { usage: Some(1), faults: Some(9), major_faults: Some(2), ..Facts::default() };
+        let limit = Some(Limit::Unlimited);
+        let facts = Facts { usage: Some(1), limit, faults: Some(9), major_faults: Some(2), ..Facts::default() };
         assert_eq!(cgroup(Target::Node, facts.clone(), Extra::default()).memory_limit(Some(&node)), Some(4096));
         let of = |target, facts| cgroup(target, facts, Extra::default());
         assert_eq!(of(Target::Ancestor("/x"), facts.clone()).memory_limit(None), Some(0));
         assert_eq!(of(Target::Ancestor("/x"), Facts::default()).memory_limit(None), None);
+        let unread = Facts { limit: None, ..facts.clone() };
+        assert_eq!(of(Target::Ancestor("/x"), unread).memory_limit(None), None);
         assert_eq!(of(Target::Container(&pod, &leaf), facts.clone()).own_faults(), (Some(9), Some(2)));
         assert_eq!(of(Target::Pod(&pod, "/p"), facts.clone()).own_faults(), (None, None));
         let v1 = Facts { own_faults: Some(1), own_major_faults: Some(0), ..facts.clone() };
         assert_eq!(of(Target::Pod(&pod, "/p"), v1).own_faults(), (Some(1), Some(0)));
         assert_eq!(of(Target::Container(&pod, &nesting), facts).own_faults(), (None, None));
-        assert_eq!((Limit::Unlimited.or_zero(), Limit::Bytes(0).bytes()), (0, Some(0)));
+        assert_eq!((Limit::Unlimited.or_zero(), Limit::Finite(0).finite()), (0, Some(0)));
     }
 }

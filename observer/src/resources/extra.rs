@@ -53,8 +53,8 @@ impl Extra {
     pub(super) fn add(&mut self, source: ExtraSource, text: &str) {
         match source {
             ExtraSource::CpuTotal => self.cpu_total = parse::number(text),
-            ExtraSource::Reservation => self.reservation = parse::limit_told(text),
-            ExtraSource::SwapLimit => self.swap_limit = parse::limit_told(text),
+            ExtraSource::Reservation => self.reservation = parse::limit(text),
+            ExtraSource::SwapLimit => self.swap_limit = parse::limit(text),
             ExtraSource::KernelMemory => self.kernel_memory = parse::number(text),
         }
     }
@@ -79,6 +79,6 @@ mod tests {
         };
         assert_eq!(extra, expected);
         extra.add(ExtraSource::SwapLimit, "4096\n");
-        assert_eq!(extra.swap_limit, Some(Limit::Bytes(4096)));
+        assert_eq!(extra.swap_limit, Some(Limit::Finite(4096)));
     }
 }

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    CgroupRoots,
+    CgroupRoots, Limit,
     io::{self, Counted, DeviceIo},
     parse,
 };
@@ -212,8 +212,8 @@ pub struct Facts {
     pub swap: Option<u64>,
     /// Highest usage in bytes.
     pub peak: Option<u64>,
-    /// Limit in bytes; `None` also for no limit.
-    pub limit: Option<u64>,
+    /// Limit in bytes.
+    pub limit: Option<Limit>,
     /// All page faults.
     pub faults: Option<u64>,
     /// Of them, those that read from disk.
@@ -226,8 +226,8 @@ pub struct Facts {
     pub tasks: Option<u64>,
     /// Processes.
     pub processes: Option<u64>,
-    /// Most tasks allowed; `None` also for no limit.
-    pub tasks_limit: Option<u64>,
+    /// Most tasks allowed.
+    pub tasks_limit: Option<Limit>,
     /// v2 weight of the CPU, 1 to 10,000.
     pub cpu_weight: Option<u64>,
     /// v1 shares of the CPU, 2 to 262,144.

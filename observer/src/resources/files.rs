@@ -17,7 +17,8 @@ use rustix::{
 
 /// The most that is read of one file; cgroup files are a few kilobytes.
 const MAX_BYTES: usize = 1 << 20;
-/// A file that is not there is looked for again after so many readings.
+/// A file that is not there is looked for again after one reading, then after two, after four, at last after so many: what
+/// a runtime is about to make is found soon, and what a host has not costs little.
 const LOOK_AGAIN: u8 = 16;
 
 /// How many more files may stay open.
@@ -69,8 +70,13 @@ pub(super) enum Slot {
     Closed,
     /// Open.
     Open(File),
-    /// Not there; the number of readings until it is looked for again.
-    Absent(u8),
+    /// Not there.
+    Absent {
+        /// Readings until it is looked for again.
+        left: u8,
+        /// How many that were at first.
+        of: u8,
+    },
     /// Not open: it says what it said.
     Kept(Kept),
 }
@@ -84,9 +90,13 @@ impl Slot {
         buffer: &mut Buffer,
     ) -> io::Result<Found> {
         let mut found = Found::Read;
+        let mut absent = 1;
         match self {
-            Self::Absent(0) => *self = Self::Closed,
-            Self::Absent(left) => {
+            Self::Absent { left: 0, of } => {
+                absent = LOOK_AGAIN.min(*of * 2);
+                *self = Self::Closed;
+            }
+            Self::Absent { left, .. } => {
                 *left -= 1;
                 return Ok(Found::Absent);
             }
@@ -108,7 +118,7 @@ impl Slot {
                 Ok(found)
             }
             Err(error) if is_absent(&error) => {
-                *self = Self::Absent(LOOK_AGAIN);
+                *self = Self::Absent { left: absent, of: absent };
                 Ok(Found::Absent)
             }
             Err(error) => Err(error),
@@ -219,6 +229,11 @@ mod tests {
         let path = directory.path().join("f");
         let (mut slot, allowance, mut buffer) = (Slot::default(), Allowance::from(1), Buffer::default());
         let mut read = |slot: &mut Slot| slot.read(|| path.clone(), &allowance, &mut buffer).unwrap();
+        for pause in [1, 2, 4, 8, LOOK_AGAIN, LOOK_AGAIN] {
+            assert_eq!(read(&mut slot), Found::Absent);
+            assert!(matches!(slot, Slot::Absent { left, .. } if left == pause), "{slot:?}");
+            assert!((0..pause).all(|_| read(&mut slot) == Found::Absent));
+        }
         assert_eq!(read(&mut slot), Found::Absent);
         fs::write(&path, "1\n").unwrap();
         assert!((0..LOOK_AGAIN).all(|_| read(&mut slot) == Found::Absent));

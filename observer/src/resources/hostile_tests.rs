@@ -241,8 +241,11 @@ fn check_cgroup(cgroup: &CgroupUsage<'_>, t: &Truth) {
     ] {
         holds(what, told, Some(truth));
     }
-    holds("reservation", extra.reservation, Some(Limit::Bytes(t.reservation)));
-    holds("swap_limit", extra.swap_limit, Some(t.swap_limit.map_or(Limit::Unlimited, Limit::Bytes)));
+    let limit = |truth: Option<u64>| Some(truth.map_or(Limit::Unlimited, Limit::Finite));
+    holds("limit", facts.limit, limit(t.limit));
+    holds("tasks_limit", facts.tasks_limit, limit(t.threads_limit));
+    holds("reservation", extra.reservation, Some(Limit::Finite(t.reservation)));
+    holds("swap_limit", extra.swap_limit, limit(t.swap_limit));
 }
 
 fn check(usage: &Usage, t: &Truth) {
@@ -357,6 +360,7 @@ proptest! {
         let (facts, extra) = (&cgroup.facts, &cgroup.extra);
         prop_assert!(facts.active_file.is_some() && facts.kernel_memory.or(extra.kernel_memory).is_some());
         prop_assert!(extra.reservation.is_some() && extra.swap_limit.is_some());
+        prop_assert!(facts.limit.is_some() && facts.tasks_limit.is_some());
         prop_assert_eq!(extra.cpu_total.is_some(), !second);
         prop_assert_eq!(usage.quota.is_some(), truth.quota.is_some());
         prop_assert_eq!(usage.pressure.io.full.is_some(), second);

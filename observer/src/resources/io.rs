@@ -6,8 +6,9 @@
 
 use super::parse;
 
-/// Devices of one container that are kept; what a node has is far less.
-const MAX_DEVICES: usize = 64;
+/// Devices of one cgroup that are kept. The root has all of the node's: its disks, their partitions, and a volume or two
+/// for each pod.
+const MAX_DEVICES: usize = 512;
 
 /// One block device. A field is `None` when no file told it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

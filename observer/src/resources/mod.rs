@@ -16,6 +16,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod hostile_tests;
 mod io;
+mod known_cpu;
 mod ledger;
 mod machine;
 mod memory;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use procfs::{FromReadSI, KernelStats};
 
-use super::{Facts, NodeMemory};
+use super::{Extra, Facts, Limit, NodeMemory, parse};
 
 /// Facts of the node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,13 +20,15 @@ pub struct NodeFacts {
     pub swap_free: u64,
     /// When it booted, seconds since 1970.
     pub booted: u64,
+    /// Processes that the OOM killer killed since then; `None` where the kernel does not tell (before 4.13).
+    pub oom_kills: Option<u64>,
 }
 
 impl NodeFacts {
-    /// Reads `/proc/meminfo` and `/proc/stat` (proc_meminfo(5), proc_stat(5)).
+    /// Reads `/proc/meminfo`, `/proc/stat` and `/proc/vmstat` (proc_meminfo(5), proc_stat(5), proc_vmstat(5)).
     ///
     /// # Errors
-    /// When one of them cannot be read; it is named.
+    /// When one of the first two cannot be read; it is named.
     pub fn read(procfs: &Path) -> anyhow::Result<Self> {
         let memory = NodeMemory::read(procfs).context(HOST)?;
         let stats = kernel_stats(procfs).context(HOST)?;
@@ -39,23 +41,32 @@ impl NodeFacts {
             swap: told("SwapTotal", memory.swap_total)?,
             swap_free: told("SwapFree", memory.swap_free)?,
             booted: stats.btime,
+            oom_kills: oom_kills(procfs),
         })
     }
 
     /// Completes what the root cgroup's files said. The root of the v2 tree has no `memory.current` and no swap; the
-    /// kubelet takes the node's memory in use then, and so does this.
-    #[must_use]
-    pub fn complete(&self, mut facts: Facts) -> Facts {
+    /// kubelet takes the node's memory in use then, and so does this. It has no limit either, so none was ever met, and
+    /// nothing is kept for it; what was killed in it was killed on the node.
+    pub fn complete(&self, facts: &mut Facts, extra: &mut Extra) {
         if facts.usage.is_none() {
             facts.usage = Some(self.memory.saturating_sub(self.memory_free));
             facts.swap = Some(self.swap.saturating_sub(self.swap_free));
+            facts.events.max = Some(0);
+            facts.events.oom_kill = self.oom_kills;
+            extra.reservation = Some(Limit::Unlimited);
+            extra.swap_limit = Some(Limit::Unlimited);
         }
-        facts
     }
 }
 
 /// What to do when the host's files are not there.
 const HOST: &str = "reading the node; name the host's proc file system with --path.procfs";
+
+fn oom_kills(procfs: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(procfs.join("vmstat")).ok()?;
+    parse::flat_keyed(&text).find_map(|(key, value)| (key == "oom_kill").then_some(value))
+}
 
 /// Reads `/proc/stat` (proc_stat(5)).
 ///
@@ -88,10 +99,18 @@ mod tests {
         fs::write(procfs.path().join("stat"), STAT).unwrap();
         let node = NodeFacts::read(procfs.path()).unwrap();
         assert_eq!((node.memory, node.booted), (3_049_648 << 10, 1_795_225_948));
-        let v2 = node.complete(Facts { inactive_file: Some(5), ..Facts::default() });
+        assert_eq!(node.oom_kills, None);
+        fs::write(procfs.path().join("vmstat"), "nr_free_pages 1\noom_kill 3\nzone_reclaim_success 0\n").unwrap();
+        let node = NodeFacts::read(procfs.path()).unwrap();
+        let (mut v2, mut extra) = (Facts { inactive_file: Some(5), ..Facts::default() }, Extra::default());
+        node.complete(&mut v2, &mut extra);
         assert_eq!((v2.usage, v2.swap, v2.inactive_file), (Some(393_056 << 10), Some(24 << 10), Some(5)));
+        assert_eq!((v2.events.max, v2.events.oom_kill), (Some(0), Some(3)));
+        assert_eq!((extra.reservation, extra.swap_limit), (Some(Limit::Unlimited), Some(Limit::Unlimited)));
         let v1 = Facts { usage: Some(7), swap: Some(0), ..Facts::default() };
-        assert_eq!(node.complete(v1.clone()), v1);
+        let (mut same, mut extra) = (v1.clone(), Extra::default());
+        node.complete(&mut same, &mut extra);
+        assert_eq!((same, extra), (v1, Extra::default()));
         fs::write(procfs.path().join("stat"), STAT.trim_end()).unwrap();
         let error = format!("{:#}", NodeFacts::read(procfs.path()).unwrap_err());
         assert!(error.contains("stat is cut short"), "{error}");

@@ -57,45 +57,41 @@ pub(super) fn cpu_max(text: &str) -> Option<(Option<u64>, u64)> {
     Some((quota, period.parse().ok()?))
 }
 
-/// A limit in bytes, `None` for "no limit": `max` in v2, in v1 a number near 2^63 (anything above 2^62).
-pub(super) fn limit(text: &str) -> Option<u64> {
-    number(text).filter(|bytes| *bytes <= 1 << 62)
-}
-
-/// A limit that says whether it is one.
+/// A limit, in bytes or in tasks. What nobody could read is none of these: "no limit" is a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// There is none.
     Unlimited,
-    /// So many bytes, perhaps 0.
-    Bytes(u64),
+    /// So much, perhaps 0.
+    Finite(u64),
 }
 
 impl Limit {
-    /// The bytes, 0 for no limit.
+    /// How much, 0 for no limit.
     #[must_use]
     pub const fn or_zero(self) -> u64 {
         match self {
             Self::Unlimited => 0,
-            Self::Bytes(bytes) => bytes,
+            Self::Finite(bytes) => bytes,
         }
     }
 
-    /// The bytes.
+    /// How much, when there is a limit.
     #[must_use]
-    pub const fn bytes(self) -> Option<u64> {
+    pub const fn finite(self) -> Option<u64> {
         match self {
             Self::Unlimited => None,
-            Self::Bytes(bytes) => Some(bytes),
+            Self::Finite(bytes) => Some(bytes),
         }
     }
 }
 
-/// A file with a limit in bytes; `None` for what is no limit at all.
-pub(super) fn limit_told(text: &str) -> Option<Limit> {
+/// A file with a limit. None is `max` in v2, in v1 a number near 2^63 (anything above 2^62); `None` is for what says
+/// nothing of a limit.
+pub(super) fn limit(text: &str) -> Option<Limit> {
     match line(text)? {
         "max" => Some(Limit::Unlimited),
-        _ => number(text).map(|bytes| if bytes <= 1 << 62 { Limit::Bytes(bytes) } else { Limit::Unlimited }),
+        _ => number(text).map(|bytes| if bytes <= 1 << 62 { Limit::Finite(bytes) } else { Limit::Unlimited }),
     }
 }
 
@@ -170,9 +166,12 @@ mod tests {
         for bad in ["50000\n", "", "50000 1000", "max max\n", "1 2 3\n", "\n"] {
             assert_eq!(cpu_max(bad), None, "{bad:?}");
         }
-        assert_eq!(limit("max\n"), None);
-        assert_eq!(limit("9223372036854771712\n"), None);
-        assert_eq!(limit("134217728\n"), Some(134_217_728));
+        assert_eq!(limit("max\n"), Some(Limit::Unlimited));
+        assert_eq!(limit("9223372036854771712\n"), Some(Limit::Unlimited));
+        assert_eq!(limit("134217728\n"), Some(Limit::Finite(134_217_728)));
+        for bad in ["max", "134217728", "", "-1\n"] {
+            assert_eq!(limit(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

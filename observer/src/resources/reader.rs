@@ -11,9 +11,10 @@ use std::{
 
 use super::{
     CgroupRoots, CgroupUsage, Extent, Extra, Facts, Target, Usage,
-    extra::EXTRA_FILES,
-    facts::FILES,
+    extra::{EXTRA_FILES, ExtraSource},
+    facts::{FILES, Source},
     files::{Allowance, Buffer, Found, Slot, read_once},
+    known_cpu::KnownCpu,
     parse,
     places::Places,
     requests::requests,
@@ -84,6 +85,9 @@ struct Held {
     processes: Slot,
     /// Whether it was a container's when it was first read: all its files but `extra` count to `allowance` then.
     container: bool,
+    /// The cgroup v2 id of the container that it is read for; 0 where there is none.
+    cgroup_id: u64,
+    cpu: KnownCpu,
     round: u64,
 }
 
@@ -228,10 +232,16 @@ impl Reader {
         self.forget_others(targets);
         let Self { files, cgroups, workers, .. } = self;
         for target in targets.iter().filter(|target| wanted(target)) {
-            if !cgroups.contains_key(target.cgroup()) {
-                let container = matches!(target, Target::Container(..));
-                let held = Held { container, round: self.round, ..Held::default() };
-                cgroups.insert(target.cgroup().to_owned(), held);
+            let cgroup_id = target.container().map_or(0, |container| container.cgroup_id);
+            match cgroups.get_mut(target.cgroup()) {
+                Some(held) if held.cgroup_id == cgroup_id => {}
+                // Another cgroup has the path.
+                Some(held) => files.forget(held, cgroup_id),
+                None => {
+                    let container = matches!(target, Target::Container(..));
+                    let held = Held { container, cgroup_id, round: self.round, ..Held::default() };
+                    cgroups.insert(target.cgroup().to_owned(), held);
+                }
             }
         }
         let mut held: FastMap<&str, &mut Held> = cgroups.iter_mut().map(|(path, held)| (path.as_str(), held)).collect();
@@ -273,11 +283,20 @@ impl Files {
         match self.facts(held, target, extent, worker) {
             // What is kept is another cgroup's.
             (_, Found::Renewed) if held.slots.iter().chain(&held.extra).any(renewed) => {
-                self.close(held);
+                self.forget(held, held.cgroup_id);
                 self.facts(held, target, extent, worker).0
             }
             (_, Found::Kept | Found::Absent) => Facts::default(),
-            (facts, Found::Read | Found::Renewed) => facts,
+            (facts, Found::Renewed) => {
+                held.cpu = KnownCpu::default();
+                facts
+            }
+            (mut facts, Found::Read) => {
+                if extent.has(Source::CpuStat) {
+                    held.cpu.complete(&mut facts);
+                }
+                facts
+            }
         }
     }
 
@@ -331,6 +350,9 @@ impl Files {
                 Err(error) => note(trouble, &path(), &error),
             }
         }
+        if extent.has_extra(ExtraSource::CpuTotal) {
+            held.cpu.complete_extra(&mut extra);
+        }
         extra
     }
 
@@ -348,6 +370,13 @@ impl Files {
     /// What the files of this cgroup count to; those of `extra` always count to `further`.
     const fn allowance(&self, held: &Held) -> &Allowance {
         if held.container { &self.allowance } else { &self.further }
+    }
+
+    /// Begins anew, for the cgroup with this id.
+    fn forget(&self, held: &mut Held, cgroup_id: u64) {
+        self.close(held);
+        let Held { container, round, .. } = *held;
+        *held = Held { container, cgroup_id, round, ..Held::default() };
     }
 
     fn close(&self, held: &mut Held) {

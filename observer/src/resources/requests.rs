@@ -1,6 +1,6 @@
 //! What a container asked for: told by the orchestrator, or read back from what it made of it. Pure.
 
-use super::{Facts, Usage};
+use super::{Facts, Limit, Usage};
 use crate::{identity::Requests, sandbox::QosClass};
 
 /// What the kubelet gives who asked for no CPU, or for less (`MinShares` of pkg/kubelet/cm/helpers_linux.go).
@@ -16,7 +16,9 @@ const MOST_SHARES: u64 = 262_144;
 /// weight of cgroup v2 is no answer either: it stands for some 25 different requests.
 pub(super) fn requests(told: Requests, qos: Option<QosClass>, facts: &Facts) -> Requests {
     told.or(match qos {
-        Some(QosClass::Guaranteed) => Requests { cpu_millis: of_quota(facts), memory_bytes: facts.limit },
+        Some(QosClass::Guaranteed) => {
+            Requests { cpu_millis: of_quota(facts), memory_bytes: facts.limit.and_then(Limit::finite) }
+        }
         Some(QosClass::Burstable) => Requests { cpu_millis: facts.cpu_shares.and_then(of_shares), memory_bytes: None },
         Some(QosClass::BestEffort) | None => Requests::default(),
     })
@@ -41,7 +43,7 @@ mod tests {
     use super::*;
 
     fn facts(shares: u64) -> Facts {
-        Facts { cpu_shares: Some(shares), limit: Some(1 << 20), ..Facts::default() }
+        Facts { cpu_shares: Some(shares), limit: Some(Limit::Finite(1 << 20)), ..Facts::default() }
     }
 
     #[test]

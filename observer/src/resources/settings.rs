@@ -78,7 +78,7 @@ impl Settings {
         let before = match slot {
             Slot::Kept(kept) => Some(kept.watch.clone()),
             Slot::Closed if allowance.is_left() => None,
-            Slot::Closed | Slot::Open(_) | Slot::Absent(_) => return slot.read(path, allowance, buffer),
+            Slot::Closed | Slot::Open(_) | Slot::Absent { .. } => return slot.read(path, allowance, buffer),
         };
         *slot = Slot::Closed;
         // Watched first, then read: a write in between is seen twice, not missed.

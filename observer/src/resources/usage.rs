@@ -1,6 +1,7 @@
 //! What a container uses, decided from the facts. Pure.
 
 use super::{
+    Limit,
     facts::{CpuFacts, Facts, MemoryEvents, PressureFacts, plus},
     io::DeviceIo,
 };
@@ -170,13 +171,13 @@ impl From<&Facts> for Usage {
             mapped_file: facts.mapped_file,
             swap: facts.swap,
             peak: facts.peak,
-            limit: facts.limit,
+            limit: facts.limit.and_then(Limit::finite),
             // The kernel counts a major fault as a fault too.
             minor_faults: facts.faults.zip(facts.major_faults).map(|(all, major)| all.saturating_sub(major)),
             major_faults: facts.major_faults,
             processes: facts.processes,
             threads: facts.tasks,
-            threads_limit: facts.tasks_limit,
+            threads_limit: facts.tasks_limit.and_then(Limit::finite),
             cpu_period: facts.cpu_max.map(|(_, period)| period).or(facts.v1_period),
             cpu_shares: facts.cpu_shares.or(facts.cpu_weight.and_then(shares)),
             events: facts.events,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io, mem,
+    io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -93,7 +93,7 @@ impl CadvisorCollector {
 pub(super) fn complete(reading: &mut TreeReading<'_>, node: Option<&NodeFacts>) {
     let Some(node) = node else { return };
     for cgroup in reading.cgroups.iter_mut().filter(|cgroup| matches!(cgroup.target, Target::Node)) {
-        cgroup.facts = node.complete(mem::take(&mut cgroup.facts));
+        node.complete(&mut cgroup.facts, &mut cgroup.extra);
         cgroup.usage = Usage::from(&cgroup.facts);
     }
 }
@@ -141,8 +141,7 @@ fn write(cgroups: &[CgroupUsage<'_>], node: Option<&NodeFacts>, now: SystemTime,
     devices(cgroups, out);
     each(out, &c::PROCESSES, cgroups, |u| u.usage.processes);
     each(out, &c::THREADS, cgroups, |u| u.usage.threads);
-    // Where threads are counted there is a file for their limit.
-    each(out, &c::THREADS_MAX, cgroups, |u| u.usage.threads.map(|_| u.usage.threads_limit.unwrap_or(0)));
+    each(out, &c::THREADS_MAX, cgroups, |u| u.facts.tasks_limit.map(Limit::or_zero));
     each(out, &c::OOM_EVENTS, cgroups, |u| u.usage.events.oom_kill);
     each(out, &c::START_TIME, cgroups, |u| started(&u.target, node));
     each(out, &c::LAST_SEEN, cgroups, |u| unix_seconds(now).map(f64::trunc).filter(|_| u.facts != Facts::default()));

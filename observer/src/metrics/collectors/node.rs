@@ -13,13 +13,18 @@ use crate::{
 #[derive(Debug)]
 pub struct NodeCollector {
     procfs: PathBuf,
+    /// What was shown of each mode: `idle` and `iowait` may go back (proc_stat(5)), and a counter may not.
+    shown: [u64; MODES],
 }
+
+/// Modes that CPU time is told apart by.
+const MODES: usize = 8;
 
 impl NodeCollector {
     /// A collector that reads this proc file system: the host's.
     #[must_use]
     pub const fn new(procfs: PathBuf) -> Self {
-        Self { procfs }
+        Self { procfs, shown: [0; MODES] }
     }
 }
 
@@ -31,15 +36,15 @@ impl Collect for NodeCollector {
     fn collect(&mut self, _: &Snapshot, out: &mut Exposition) -> anyhow::Result<()> {
         pressure(&self.procfs, out);
         // Both are tried: one that fails must not hide the other.
-        cpu(&self.procfs, out).and(memory(&self.procfs, out))
+        cpu(&self.procfs, &mut self.shown, out).and(memory(&self.procfs, out))
     }
 }
 
-fn cpu(procfs: &Path, out: &mut Exposition) -> anyhow::Result<()> {
+fn cpu(procfs: &Path, shown: &mut [u64; MODES], out: &mut Exposition) -> anyhow::Result<()> {
     let stats = kernel_stats(procfs)?;
     let total = &stats.total;
     // What guests use is in user and nice already.
-    let modes = [
+    let modes: [(&str, Option<u64>); MODES] = [
         ("user", Some(total.user)),
         ("nice", Some(total.nice)),
         ("system", Some(total.system)),
@@ -50,7 +55,9 @@ fn cpu(procfs: &Path, out: &mut Exposition) -> anyhow::Result<()> {
         ("steal", total.steal),
     ];
     let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
-    for (mode, ticks) in modes {
+    for ((mode, ticks), shown) in modes.into_iter().zip(shown) {
+        let ticks = ticks.map(|ticks| ticks.max(*shown));
+        *shown = ticks.unwrap_or(*shown);
         out.family(&c::NODE_CPU).sample_if([mode], ticks.map(seconds));
     }
     out.family(&c::NODE_CPUS).sample([], stats.cpu_time.len() as u64);
@@ -121,6 +128,22 @@ mod tests {
         assert!(text.contains("observer_node_memory_total_bytes "));
         assert_eq!(value(&text, "observer_node_pressure_seconds_total{resource=\"io\",kind=\"full\"}"), Some(2.5));
         assert!(!text.contains("resource=\"cpu\"") && !text.contains("observer_node_cpus"));
+    }
+
+    #[test]
+    fn idle_times_that_the_kernel_takes_back_do_not_go_back() {
+        let procfs = tempfile::tempdir().unwrap();
+        let mut collector = NodeCollector::new(procfs.path().into());
+        let ticks = procfs::ticks_per_second();
+        for (iowait, expected) in [(5, 5), (4, 5), (6, 6)] {
+            let stat = format!("cpu  1 0 1 2 {}\ncpu0 1 0 1 2 0\nctxt 1\nbtime 3\nprocesses 1\n", iowait * ticks);
+            fs::write(procfs.path().join("stat"), stat).unwrap();
+            let mut out = Exposition::default();
+            let _ = collector.collect(&Snapshot::default(), &mut out);
+            let text = String::from_utf8(out.take().concat()).unwrap();
+            let shown = value(&text, "observer_node_cpu_seconds_total{mode=\"iowait\"}");
+            assert_eq!(shown, Some(f64::from(expected)), "{text}");
+        }
     }
 
     /// The procfs crate panics at these, or reads none of them.

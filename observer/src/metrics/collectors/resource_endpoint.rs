@@ -70,7 +70,7 @@ fn write(mut cgroups: Vec<CgroupUsage<'_>>, out: &mut Exposition) {
                 out.family(&c::CONTAINER_MEMORY).sample_if(labels, usage.working_set);
                 out.family(&c::CONTAINER_START_TIME).sample_if(labels, started(&u.target, None));
                 out.family(&c::CONTAINER_SWAP).sample_if(labels, usage.swap);
-                let limit = u.extra.swap_limit.and_then(Limit::bytes);
+                let limit = u.extra.swap_limit.and_then(Limit::finite);
                 out.family(&c::CONTAINER_SWAP_LIMIT).sample_if(labels, limit);
             }
             Target::Ancestor(_) | Target::Pause(..) => {}
