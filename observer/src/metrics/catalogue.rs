@@ -159,7 +159,7 @@ catalogue! {
     }
     "Block devices" {
         IO_BYTES: Counter, Bytes, "observer_io_bytes_total", ["namespace", "pod", "container", "device", "operation"],
-            "Bytes read from and written to block devices by operation (read, write). On cgroup v1 without what the file cache writes back later.";
+            "Bytes read from and written to block devices by operation (read, write). On cgroup v1 without what the file cache writes back later, and from kernel 6.10 on only of devices with a throttling rule: its blk-throttle counts no others.";
         IO_OPERATIONS: Counter, Count, "observer_io_operations_total", ["namespace", "pod", "container", "device", "operation"],
             "Operations on block devices by kind (read, write).";
     }

@@ -85,8 +85,17 @@ struct Measured {
 impl Measured {
     /// The part of a core at one scrape of `/metrics` each [`INTERVAL`].
     fn core(&self) -> f64 {
-        let scrape = self.paths.first().map_or(Duration::ZERO, |path| path.cpu);
-        self.idle.as_secs_f64() + scrape.as_secs_f64() / INTERVAL.as_secs_f64()
+        self.core_of(1)
+    }
+
+    /// The same at one scrape of each path: for who has turned cAdvisor off.
+    fn core_of_all(&self) -> f64 {
+        self.core_of(self.paths.len())
+    }
+
+    fn core_of(&self, paths: usize) -> f64 {
+        let scrapes: Duration = self.paths.iter().take(paths).map(|path| path.cpu).sum();
+        self.idle.as_secs_f64() + scrapes.as_secs_f64() / INTERVAL.as_secs_f64()
     }
 
     fn within_budget(&self) -> bool {
@@ -171,13 +180,19 @@ fn report(measured: &[Measured], options: &Options) -> Result<ExitCode> {
                 format!("{:.1} ms", path.longest * 1e3),
                 format!("{:.1} ms", path.cpu.as_secs_f64() * 1e3),
                 once(format!("{:.1} MiB ({:.1})", mebibytes(node.resident), mebibytes(node.peak))),
-                once(format!("{:.3} %, idle {:.3} %", node.core() * 100.0, node.idle.as_secs_f64() * 100.0)),
+                once(format!(
+                    "{:.3} %, idle {:.3} %, all paths {:.3} %",
+                    node.core() * 100.0,
+                    node.idle.as_secs_f64() * 100.0,
+                    node.core_of_all() * 100.0
+                )),
             ]);
         }
     }
     println!("{table}");
     println!(
-        "Each path {} times, {} ms apart. \"Of a core\": idle, and /metrics every {} s. Budget for {} × {}: {} ms \
+        "Each path {} times, {} ms apart. \"Of a core\": idle, and /metrics every {} s; all \
+         paths: each of them as often. Budget for {} × {}: {} ms \
          (median), {} MiB, {} %.",
         options.scrapes,
         options.every,

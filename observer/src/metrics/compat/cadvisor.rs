@@ -88,9 +88,9 @@ catalogue! {
     }
     "Block devices and file systems" {
         FS_READS: Counter, Count, "container_fs_reads_total", DEVICE,
-            "Reads from the device.";
+            "Reads from the device. On cgroup v1 from kernel 6.10 on only where the device has a throttling rule.";
         FS_WRITES: Counter, Count, "container_fs_writes_total", DEVICE,
-            "Writes to the device.";
+            "Writes to the device. On cgroup v1 from kernel 6.10 on only where the device has a throttling rule.";
         FS_READ_BYTES: Counter, Bytes, "container_fs_reads_bytes_total", DEVICE,
             "Bytes read from the device.";
         FS_WRITE_BYTES: Counter, Bytes, "container_fs_writes_bytes_total", DEVICE,
