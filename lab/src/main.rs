@@ -73,6 +73,8 @@ enum Bench {
     Resolver(observer_lab::bench::ResolverOptions),
     /// Whether anything is left, or has a wrong name, after a thousand pods have come and gone.
     Churn(observer_lab::bench::ChurnOptions),
+    /// What it costs to ask a real container runtime, and whether its pods leave anything.
+    Runtime(observer_lab::bench::RuntimeOptions),
 }
 
 fn main() -> ExitCode {
@@ -97,6 +99,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench { what: Bench::Edges(options) } => observer_lab::bench::edges(&options),
         Command::Bench { what: Bench::Resolver(options) } => observer_lab::bench::resolver(&options),
         Command::Bench { what: Bench::Churn(options) } => observer_lab::bench::churn(&options),
+        Command::Bench { what: Bench::Runtime(options) } => observer_lab::bench::runtime(&options),
         Command::Sweep => {
             let swept = observer_lab::sweep()?;
             println!(

@@ -15,7 +15,8 @@ use crate::{machine, setup};
 /// a node with 110 and with 500 pods. `edges`: how memory, scrapes and CPU grow with connections over the same edges and
 /// with edges; the plot is written to docs/edges.svg. `resolver`: memory, messages and delays of a resolver of a simulated
 /// cluster of 5,000 nodes with 500 agents. `churn`: 1,000 pods come and go in ten minutes, and what is left of them; it
-/// fails when something is. An idle machine gives the best numbers. What follows `--` goes to the benchmark
+/// fails when something is. `runtime`: what an agent and a real containerd take while nothing happens, asked over CRI and
+/// not, and what is left of 300 of its pods. An idle machine gives the best numbers. What follows `--` goes to the benchmark
 /// (`-- --help` lists it).
 #[derive(clap::Args)]
 pub struct Args {
@@ -38,6 +39,8 @@ enum What {
     Resolver,
     /// Whether anything is left, or has a wrong name, after a thousand pods
     Churn,
+    /// What it costs to ask a real container runtime
+    Runtime,
 }
 
 /// Runs the command.
@@ -52,6 +55,7 @@ pub fn command(args: &Args) -> Result<()> {
         What::Edges => "edges",
         What::Resolver => "resolver",
         What::Churn => "churn",
+        What::Runtime => "runtime",
     };
     let mut command = lab(&workspace);
     command.args(["bench", what]);

@@ -7,6 +7,7 @@ mod overhead;
 mod probe;
 mod ratios;
 mod resolver;
+mod runtime;
 mod scrape;
 mod usage;
 
@@ -14,4 +15,5 @@ pub use churn::{Options as ChurnOptions, churn};
 pub use edges::{Options as EdgesOptions, edges};
 pub use overhead::{Options as OverheadOptions, overhead};
 pub use resolver::{Options as ResolverOptions, resolver};
+pub use runtime::{Options as RuntimeOptions, runtime};
 pub use scrape::{Options as ScrapeOptions, scrape};

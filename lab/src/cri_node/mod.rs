@@ -122,6 +122,11 @@ impl CriNode {
         self.signal(Signal::CONT)
     }
 
+    /// The process id of containerd, while it runs.
+    pub fn containerd(&self) -> Option<u32> {
+        lock(&self.containerd).as_ref().map(Child::id)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let containerd = lock(&self.containerd);
         process::signal(containerd.as_ref().context("containerd does not run")?.id(), signal)

@@ -127,6 +127,7 @@ pub struct CriPod<'a> {
     address: Option<IpAddr>,
     /// Made before the sandbox, as a kubelet does, and removed after it; carries the lab's mark.
     cgroup: Cgroup,
+    removed: bool,
 }
 
 impl<'a> CriPod<'a> {
@@ -138,7 +139,7 @@ impl<'a> CriPod<'a> {
         std::fs::create_dir_all(&config.log_directory)
             .with_context(|| format!("making the directory of logs {}", config.log_directory))?;
         let id = node.client.run_pod(&config, &spec.handler)?;
-        let mut pod = Self { node, id, uid, config, address: None, cgroup };
+        let mut pod = Self { node, id, uid, config, address: None, cgroup, removed: false };
         pod.address = pod.status()?.network.and_then(|network| network.ip.parse().ok());
         Ok(pod)
     }
@@ -201,7 +202,8 @@ impl<'a> CriPod<'a> {
     }
 
     /// Stops and removes it with all its containers.
-    pub fn remove(self) -> Result<()> {
+    pub fn remove(mut self) -> Result<()> {
+        self.removed = true;
         self.node.client.remove_pod(&self.id)
     }
 
@@ -212,7 +214,9 @@ impl<'a> CriPod<'a> {
 
 impl Drop for CriPod<'_> {
     fn drop(&mut self) {
-        // Removing it twice is no error for the runtime.
+        if self.removed {
+            return;
+        }
         if let Err(error) = self.node.client.remove_pod(&self.id) {
             eprintln!("observer-lab: removing the pod {}: {error:#}", self.id);
         }
