@@ -20,11 +20,13 @@ const PASSES: usize = 3;
 pub(in crate::kernel) struct Carried {
     program: ProgramFd,
     asked: Mapping<Asked>,
-    /// What each slot has shown, by number and birth. A counter must not go back, and what is missing comes with the next
-    /// reading.
-    shown: HashMap<(u32, u64), Payload>,
+    /// A counter must not go back, and what is missing comes with the next reading.
+    shown: Shown,
     failed: bool,
 }
+
+/// What each slot has shown, by number and birth.
+type Shown = HashMap<(u32, u64), Payload>;
 
 /// Payload in both directions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Carried {
 
     /// Every slot in use, with what its live connections have carried.
     pub(super) fn read(&mut self, table: &EdgeTable) -> Vec<EdgeReading> {
-        let mut best = HashMap::new();
+        let mut best = Shown::new();
         for pass in 1.. {
             let mut readings = table.totals();
             let living = self.living(table).unwrap_or_else(|error| {
@@ -71,18 +73,10 @@ impl Carried {
                 settled &= is_settled(reading, living.connections, table);
             }
             let last = settled || pass == PASSES;
-            for reading in &mut readings {
-                let id = (reading.slot, reading.born);
-                let packets = &mut reading.packets;
-                let now = Payload { tx: packets.tx_bytes, rx: packets.rx_bytes };
-                let before = best.get(&id).or_else(|| self.shown.get(&id)).copied().unwrap_or_default();
-                let payload = now.larger(before);
-                (packets.tx_bytes, packets.rx_bytes) = (payload.tx, payload.rx);
-                best.insert(id, payload);
-            }
+            raise(&mut readings, &mut best, &self.shown);
             if last {
-                best.retain(|id, _| readings.iter().any(|reading| (reading.slot, reading.born) == *id));
-                self.shown = best;
+                // Slots that were given back since are in no reading, and are forgotten.
+                self.shown = readings.iter().map(|reading| (id(reading), payload(reading))).collect();
                 return readings;
             }
         }
@@ -123,6 +117,25 @@ impl Carried {
     }
 }
 
+fn id(reading: &EdgeReading) -> (u32, u64) {
+    (reading.slot, reading.born)
+}
+
+fn payload(reading: &EdgeReading) -> Payload {
+    Payload { tx: reading.packets.tx_bytes, rx: reading.packets.rx_bytes }
+}
+
+/// Raises readings to what was read of them before: in this scrape (`best`, which then has these), else in those before it.
+fn raise(readings: &mut [EdgeReading], best: &mut Shown, shown: &Shown) {
+    for reading in readings {
+        let id = id(reading);
+        let before = best.get(&id).or_else(|| shown.get(&id)).copied().unwrap_or_default();
+        let now = payload(reading).larger(before);
+        (reading.packets.tx_bytes, reading.packets.rx_bytes) = (now.tx, now.rx);
+        best.insert(id, now);
+    }
+}
+
 /// The word of [`Asked`] that the agent writes.
 const SOCKET: usize = std::mem::offset_of!(Asked, socket) / 8;
 
@@ -130,4 +143,40 @@ const SOCKET: usize = std::mem::offset_of!(Asked, socket) / 8;
 fn is_settled(reading: &EdgeReading, living: u64, table: &EdgeTable) -> bool {
     let (then, now) = (reading.tcp.events, table.tcp(reading.slot).events);
     (then.established, then.closed) == (now.established, now.closed) && then.established == then.closed + living
+}
+
+#[cfg(test)]
+mod tests {
+    use observer_common::{
+        counters::{PacketCounters, RareCounters},
+        tcp::TcpCounters,
+    };
+
+    use super::*;
+
+    fn reading(slot: u32, born: u64, tx_bytes: u64, rx_bytes: u64) -> EdgeReading {
+        EdgeReading {
+            slot,
+            key: None,
+            born,
+            decision: 0,
+            closed: None,
+            packets: PacketCounters { tx_bytes, rx_bytes, ..PacketCounters::default() },
+            rare: RareCounters::default(),
+            tcp: TcpCounters::default(),
+        }
+    }
+
+    #[test]
+    fn no_slot_shows_less_than_before_in_the_same_life() {
+        let (mut best, mut shown) = (Shown::new(), Shown::new());
+        shown.insert((1, 10), Payload { tx: 100, rx: 5 });
+        shown.insert((2, 10), Payload { tx: 100, rx: 100 });
+        let mut first = [reading(1, 10, 90, 7), reading(2, 20, 3, 3)];
+        raise(&mut first, &mut best, &shown);
+        assert_eq!(first.each_ref().map(payload), [Payload { tx: 100, rx: 7 }, Payload { tx: 3, rx: 3 }]);
+        let mut second = [reading(1, 10, 101, 6), reading(2, 20, 2, 4)];
+        raise(&mut second, &mut best, &shown);
+        assert_eq!(second.each_ref().map(payload), [Payload { tx: 101, rx: 7 }, Payload { tx: 3, rx: 4 }]);
+    }
 }
