@@ -77,18 +77,27 @@ impl Connections {
         Ok(())
     }
 
-    /// The addresses of their sockets.
+    /// The addresses of their sockets, each once.
     pub(super) fn sockets(&self) -> io::Result<Vec<u64>> {
-        let mut all: Vec<u64> = self.taken().map(|(_, socket)| socket).collect();
+        let lines: Vec<u64> = self.taken().map(|(_, socket)| socket).collect();
         let rest = sys::all_entries::<u64, Connection>(self.rest_fd.as_fd())?;
-        all.extend(rest.into_iter().map(|(socket, _)| socket));
-        Ok(all)
+        Ok(each_once(lines, rest.into_iter().map(|(socket, _)| socket)))
     }
 
     /// Lines in use, each with its socket.
     fn taken(&self) -> impl Iterator<Item = (usize, u64)> {
         (0..self.lines.len()).map(|index| (index, self.lines.load(index, SOCKET))).filter(|(_, socket)| *socket != 0)
     }
+}
+
+/// Sockets of both places. One may be read in a line, end, and have its memory given to a connection that finds the line
+/// taken and is read among the rest. What such an address carries is asked for later, of the connection that has it then: so
+/// it does not matter which of both stays, but asked for twice it would count twice.
+fn each_once(mut lines: Vec<u64>, rest: impl Iterator<Item = u64>) -> Vec<u64> {
+    lines.extend(rest);
+    lines.sort_unstable();
+    lines.dedup();
+    lines
 }
 
 /// The slot in the word of a [`Connection`].
@@ -107,6 +116,11 @@ const _: () = assert!(std::mem::offset_of!(Connection, slot) == 0 && size_of::<C
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_moved_between_the_reads_is_asked_for_once() {
+        assert_eq!(each_once(vec![0x30, 0x10], [0x20, 0x30].into_iter()), [0x10, 0x20, 0x30]);
+    }
 
     #[test]
     fn a_slot_is_changed_and_the_rest_of_the_word_stays() {
