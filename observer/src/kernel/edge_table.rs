@@ -7,7 +7,7 @@ mod older;
 
 use std::sync::{
     Mutex, MutexGuard, OnceLock, PoisonError,
-    atomic::{Ordering::Relaxed, fence},
+    atomic::{AtomicU64, Ordering::Relaxed, fence},
 };
 
 use aya::maps::{HashMap, MapData, MapError, Queue};
@@ -129,6 +129,8 @@ pub struct Losses {
     pub unparsed: u64,
     /// Established TCP connections that are in no gauge.
     pub connections_full: u64,
+    /// Where traffic is counted by sockets: connections that are older than this agent and found no place.
+    pub older_full: u64,
 }
 
 /// Reads the counters and gives slots back.
@@ -151,6 +153,9 @@ pub struct EdgeTable {
     pub(super) carried: OnceLock<Mutex<Carried>>,
     /// There too: sockets that are older than the agent.
     pub(super) older: OnceLock<Mutex<Older>>,
+    /// How many of them found no place. Not [`Loss::ConnectionsFull`]: once that is not 0, the programs count a connection that
+    /// they do not know whole when it ends, and of these only a part is of the agent's time. Each agent tries and counts anew.
+    pub(super) older_full: AtomicU64,
 }
 
 /// The words of a row: the first of its key, and those behind it.
@@ -328,6 +333,7 @@ impl EdgeTable {
             insert_failed: loss(Loss::InsertFailed),
             unparsed: loss(Loss::Unparsed),
             connections_full: loss(Loss::ConnectionsFull),
+            older_full: self.older_full.load(Relaxed),
         }
     }
 

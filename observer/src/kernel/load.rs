@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::AsFd,
     path::PathBuf,
-    sync::{Mutex, OnceLock},
+    sync::{Mutex, OnceLock, atomic::AtomicU64},
 };
 
 use aya::{
@@ -336,6 +336,7 @@ fn edge_table(ebpf: &mut Ebpf, sizes: Sizes) -> Result<EdgeTable, LoadError> {
         moving: Mutex::default(),
         carried: OnceLock::new(),
         older: OnceLock::new(),
+        older_full: AtomicU64::new(0),
     })
 }
 

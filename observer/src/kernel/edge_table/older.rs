@@ -8,6 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
     io::{self, Read},
     os::fd::AsFd,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use aya::{
@@ -25,7 +26,12 @@ const TRIES: usize = 200;
 pub(in crate::kernel) struct Older {
     ebpf: Ebpf,
     adopt: ProgramFd,
+    refused: Refused,
 }
+
+/// Sockets that found no place when they were last tried. All are tried again whenever more containers are observed.
+#[derive(Default)]
+struct Refused(HashSet<u64>);
 
 /// What was found.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,24 +49,28 @@ impl EdgeTable {
     ///
     /// When the kernel has no iterator over open files (before 5.8), or refuses it.
     pub fn adopt_older_sockets(&self) -> io::Result<Found> {
-        self.older.get().map_or(Ok(Found::default()), |older| lock(older).adopt())
+        self.older.get().map_or(Ok(Found::default()), |older| lock(older).adopt(&self.older_full))
     }
 }
 
 impl Older {
     /// With the object that has the iterator, and the program that begins to count.
     pub(in crate::kernel) fn new(ebpf: Ebpf, adopt: ProgramFd) -> Self {
-        Self { ebpf, adopt }
+        Self { ebpf, adopt, refused: Refused::default() }
     }
 
-    fn adopt(&mut self) -> io::Result<Found> {
+    /// Adds those that found no place to `lost`, each once.
+    fn adopt(&mut self, lost: &AtomicU64) -> io::Result<Found> {
         let mut found = Found::default();
         let open = self.open()?;
+        self.refused.keep(&open);
         for end in ends(&open) {
-            match self.one(&end)? {
-                outcome if outcome == Adopted::Now as u32 => found.counted += 1,
-                outcome if outcome == Adopted::Full as u32 => found.full += 1,
-                _ => {}
+            let outcome = self.one(&end)?;
+            let full = outcome == Adopted::Full as u32;
+            found.counted += usize::from(outcome == Adopted::Now as u32);
+            found.full += usize::from(full);
+            if self.refused.is_new(end.socket, full) {
+                lost.fetch_add(1, Relaxed);
             }
         }
         Ok(found)
@@ -95,6 +105,22 @@ impl Older {
         let mut bytes = Vec::new();
         link.into_file().map_err(io::Error::other)?.read_to_end(&mut bytes)?;
         Ok(bytes.chunks_exact(size_of::<Open>()).map(record).collect())
+    }
+}
+
+impl Refused {
+    /// Those that nobody has open any more are forgotten: another socket may get their memory.
+    fn keep(&mut self, open: &[Open]) {
+        let open: HashSet<u64> = open.iter().map(|open| open.socket).collect();
+        self.0.retain(|socket| open.contains(socket));
+    }
+
+    /// Notes whether a socket found no place (`full`). True when it is the first time.
+    fn is_new(&mut self, socket: u64, full: bool) -> bool {
+        if !full {
+            self.0.remove(&socket);
+        }
+        full && self.0.insert(socket)
     }
 }
 
@@ -156,6 +182,16 @@ mod tests {
         ];
         let end = |socket, other, is_server| End { socket, other, is_server };
         assert_eq!(ends(&all), [end(2, 3, true), end(3, 2, false), end(4, 0, false), end(5, 0, false)]);
+    }
+
+    #[test]
+    fn what_finds_no_place_is_lost_once() {
+        let mut refused = Refused::default();
+        let tries = [(2, true), (2, true), (3, true), (2, false), (2, true)];
+        assert_eq!(tries.map(|(socket, full)| refused.is_new(socket, full)), [true, false, true, false, true]);
+        refused.keep(&[open(2, 80, 40_000, 1)]);
+        assert!(!refused.is_new(2, true));
+        assert!(refused.is_new(3, true), "another socket at the same address");
     }
 
     #[test]

@@ -76,6 +76,7 @@ impl TrafficCollector {
             ("insert_failed", losses.insert_failed),
             ("unparsed", losses.unparsed),
             ("connections_full", losses.connections_full),
+            ("older_connections_full", losses.older_full),
         ] {
             self.agent.kernel_losses(reason, total);
         }
