@@ -13,6 +13,7 @@ use std::{
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
@@ -63,6 +64,16 @@ struct TestRun {
     ctx_out: u64,
     flags: u32,
     cpu: u32,
+}
+
+/// The fields for one element of a map in `union bpf_attr`.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// `attr.batch` of `union bpf_attr`.
@@ -186,6 +197,25 @@ pub fn all_entries<K: aya::Pod + Default, V: aya::Pod + Default>(map: BorrowedFd
         }
         position = Some(to);
     }
+}
+
+/// Takes an entry out of a hash map and gives what it held then: no program finds it in between
+/// (`__htab_map_lookup_and_delete_elem` in kernel/bpf/hashtab.c copies and unlinks under the bucket's lock).
+///
+/// # Errors
+///
+/// What bpf(2) says for `BPF_MAP_LOOKUP_AND_DELETE_ELEM`: ENOENT when there is none, ENOTSUPP (524) before kernel 5.14.
+pub fn take_entry<K: aya::Pod, V: aya::Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Result<V> {
+    let mut value = V::default();
+    let attr = Element {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: &raw mut value as u64,
+        flags: 0,
+    };
+    bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attr)?;
+    Ok(value)
 }
 
 /// Ids of the programs attached to a cgroup itself, for one attach type.

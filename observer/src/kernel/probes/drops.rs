@@ -1,5 +1,7 @@
 //! The probe of dropped packets: counts by owner and reason, and the addresses of pods that its program looks up.
 
+mod entries;
+
 use std::{
     collections::HashMap as StdHashMap,
     fs,
@@ -15,6 +17,7 @@ use aya::{
 };
 use observer_common::drops::{DropCount, DropKey, Loss, NO_REASON, flags, globals, maps, programs};
 
+use self::entries::DropsMap;
 use super::{ProbeError, fdinfo, load, succession::raw_tracepoint, take};
 use crate::kernel::{
     btf::{Btf, BtfError},
@@ -95,7 +98,7 @@ pub struct DropLosses {
 
 /// The running probe. Its program goes on when it is dropped.
 pub struct DropsProbe {
-    drops: HashMap<MapData, DropKey, DropCount>,
+    drops: DropsMap,
     losses: Array<MapData, u64>,
     program: OwnedFd,
     reasons: Reasons,
@@ -131,8 +134,8 @@ impl DropsProbe {
         };
         let addresses = Mirror::new(take(&mut ebpf, maps::PODS)?);
         let netns = Mirror::new(take(&mut ebpf, maps::NETNS)?);
-        let probe =
-            Self { drops: take(&mut ebpf, maps::DROPS)?, losses: take(&mut ebpf, maps::LOSSES)?, program, reasons };
+        let drops = DropsMap::take(&mut ebpf)?;
+        let probe = Self { drops, losses: take(&mut ebpf, maps::LOSSES)?, program, reasons };
         Ok((probe, DropsPods { addresses, netns }))
     }
 
@@ -142,7 +145,7 @@ impl DropsProbe {
     ///
     /// What bpf(2) says.
     pub fn read(&self) -> Result<Vec<(DropKey, DropCount)>, MapError> {
-        self.drops.iter().collect()
+        self.drops.all()
     }
 
     /// What is in no entry.
@@ -168,7 +171,7 @@ impl DropsProbe {
 
     /// Forgets an entry that was shown for the last time.
     pub fn forget(&mut self, key: &DropKey) {
-        let _ = self.drops.remove(key);
+        self.drops.forget(key);
     }
 
     /// Adds an entry that nobody knows to the one for all of those, with its reason and direction.
@@ -187,15 +190,7 @@ impl DropsProbe {
     ///
     /// What bpf(2) says; the entry stays then.
     pub fn hand_over(&mut self, key: &DropKey, heir: &DropKey) -> Result<(), MapError> {
-        let count = self.drops.get(key, 0)?;
-        let before = match self.drops.get(heir, 0) {
-            Ok(before) => before,
-            Err(MapError::KeyNotFound) => DropCount::default(),
-            Err(error) => return Err(error),
-        };
-        let sum = DropCount { packets: before.packets + count.packets, last: before.last.max(count.last) };
-        self.drops.insert(heir, sum, 0)?;
-        self.drops.remove(key)
+        entries::hand_over(&mut self.drops, key, heir)
     }
 }
 
