@@ -1,5 +1,9 @@
 //! Which name a container asked for before it called an address.
 //!
+//! Names are learnt by cgroup, because it may not be known yet whose a cgroup is, and looked for in all cgroups of a container:
+//! what asks a resolver and what calls the address may be in different ones below it. What was decided is kept by the cgroup of
+//! the edge, so that an agent that comes after another finds it without knowing the container.
+//!
 //! A series must not go back, so the name of a container's peer is decided once, when its first series is shown, and
 //! kept as long as the container has that peer. What an address was called later makes no difference.
 
@@ -10,6 +14,8 @@ use std::{
 };
 
 use observer_common::dns::PeerKey;
+
+use crate::identity::Snapshot;
 
 /// Addresses of which a container's last names are remembered.
 const MAX_LEARNT: usize = 512;
@@ -88,7 +94,7 @@ impl Names {
         Self { learnt: HashMap::new(), given, budget, folded: 0, forgotten: 0, scrape: 0 }
     }
 
-    /// A container asked for a name and was given these addresses.
+    /// A cgroup asked for a name and was given these addresses.
     pub fn learn(&mut self, cgroup: u64, name: &str, addresses: &[IpAddr], at: u64) {
         if name.is_empty() || self.budget.node == 0 || addresses.is_empty() {
             return;
@@ -96,18 +102,18 @@ impl Names {
         let name: Arc<str> = name.into();
         let learnt = self.learnt.entry(cgroup).or_default();
         for address in addresses {
-            if learnt.len() >= MAX_LEARNT
-                && !learnt.contains_key(address)
-                && let Some(oldest) = learnt.iter().min_by_key(|(_, learnt)| learnt.at).map(|(address, _)| *address)
-            {
-                learnt.remove(&oldest);
-                self.forgotten += 1;
-            }
-            learnt.insert(*address, Learnt { name: Arc::clone(&name), at });
+            self.forgotten += remember(learnt, *address, Learnt { name: Arc::clone(&name), at });
         }
     }
 
-    /// The name that a container last asked for and was given this address.
+    /// What was learnt for a cgroup inside a container that is gone is the container's from now on.
+    pub fn hand_over(&mut self, from: u64, to: u64) {
+        let Some(learnt) = self.learnt.remove(&from) else { return };
+        let heir = self.learnt.entry(to).or_default();
+        self.forgotten += learnt.into_iter().map(|(address, learnt)| remember(heir, address, learnt)).sum::<u64>();
+    }
+
+    /// The name that a cgroup last asked for and was given this address.
     #[must_use]
     pub fn learnt(&self, cgroup: u64, address: IpAddr) -> Option<&str> {
         Some(&self.learnt.get(&cgroup)?.get(&address)?.name)
@@ -115,7 +121,11 @@ impl Names {
 
     /// Decides for those of these peers that are new. Called once for each scrape, with all peers that there are: with
     /// the address of each that may have a name now.
-    pub fn settle(&mut self, peers: impl IntoIterator<Item = (PeerKey, Option<IpAddr>)>) -> Changes {
+    pub fn settle(
+        &mut self,
+        peers: impl IntoIterator<Item = (PeerKey, Option<IpAddr>)>,
+        snapshot: &Snapshot,
+    ) -> Changes {
         self.scrape += 1;
         let mut changes = Changes::default();
         let mut used: Option<Used> = None;
@@ -125,10 +135,12 @@ impl Names {
                 continue;
             }
             let Some(address) = address else { continue };
-            let learnt = self.learnt.get(&key.cgroup).and_then(|learnt| learnt.get(&address));
+            let kin = snapshot.kin(key.cgroup);
+            let learnt = kin.iter().filter_map(|cgroup| self.learnt.get(cgroup)?.get(&address));
             let mut name: Arc<str> = "".into();
-            if let Some(learnt) = learnt {
-                if used.get_or_insert_with(|| Used::of(&self.given)).take(key.cgroup, &learnt.name, self.budget) {
+            if let Some(learnt) = learnt.max_by_key(|learnt| learnt.at) {
+                let used = used.get_or_insert_with(|| Used::of(&self.given, |cgroup| container_of(snapshot, cgroup)));
+                if used.take(container_of(snapshot, key.cgroup), &learnt.name, self.budget) {
                     name = Arc::clone(&learnt.name);
                     changes.given.push(key);
                 } else {
@@ -194,9 +206,35 @@ impl Names {
     /// What the budget came to.
     #[must_use]
     pub fn usage(&self) -> NameUse {
-        let used = Used::of(&self.given).node.len() as u64;
+        let used = Used::of(&self.given, |cgroup| cgroup).node.len() as u64;
         NameUse { used, folded: self.folded, forgotten: self.forgotten }
     }
+}
+
+/// Remembers a name of an address, unless a newer one is known. One that finds no place, or takes that of the oldest, is
+/// forgotten: says how many are.
+fn remember(learnt: &mut HashMap<IpAddr, Learnt>, address: IpAddr, new: Learnt) -> u64 {
+    if let Some(known) = learnt.get_mut(&address) {
+        if new.at >= known.at {
+            *known = new;
+        }
+        return 0;
+    }
+    let full = learnt.len() >= MAX_LEARNT;
+    let oldest = learnt.iter().filter(|_| full).min_by_key(|(_, learnt)| learnt.at);
+    if let Some((oldest, at)) = oldest.map(|(address, learnt)| (*address, learnt.at)) {
+        if new.at < at {
+            return 1;
+        }
+        learnt.remove(&oldest);
+    }
+    learnt.insert(address, new);
+    full.into()
+}
+
+/// The cgroup that stands for all of this one's container: one that is budgeted for.
+fn container_of(snapshot: &Snapshot, cgroup: u64) -> u64 {
+    snapshot.kin(cgroup).first().copied().unwrap_or(cgroup)
 }
 
 /// Names in series.
@@ -207,11 +245,12 @@ struct Used {
 }
 
 impl Used {
-    fn of(given: &HashMap<PeerKey, Given>) -> Self {
+    /// By container, for which the cgroup stands that `main` says.
+    fn of(given: &HashMap<PeerKey, Given>, main: impl Fn(u64) -> u64) -> Self {
         let mut used = Self::default();
         for (key, given) in given.iter().filter(|(_, given)| !given.name.is_empty()) {
             used.node.insert(Arc::clone(&given.name));
-            used.containers.entry(key.cgroup).or_default().insert(Arc::clone(&given.name));
+            used.containers.entry(main(key.cgroup)).or_default().insert(Arc::clone(&given.name));
         }
         used
     }
@@ -232,18 +271,24 @@ impl Used {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resources::testing;
 
     #[test]
     fn an_inherited_name_waits_for_its_peer() {
         let key = |cgroup| PeerKey { cgroup, peer: [1, 2, 3, 4] };
         let mut names = Names::new([(key(7), "a".to_owned())], Vec::new(), Budget::default());
-        names.settle([(key(7), None)]);
+        settle(&mut names, [(key(7), None)]);
         assert_eq!(names.inherit(&key(7), 5).given, [key(5)]);
         assert_eq!(names.inherit(&key(7), 5), Changes::default(), "once");
-        assert_eq!(names.settle([]).gone, [key(7)], "the other one is on its way");
+        assert_eq!(settle(&mut names, []).gone, [key(7)], "the other one is on its way");
         assert_eq!(names.decided(&key(5)), Some("a"));
-        let gone: Vec<_> = (0..20).flat_map(|_| names.settle([]).gone).collect();
+        let gone: Vec<_> = (0..20).flat_map(|_| settle(&mut names, []).gone).collect();
         assert_eq!(gone, [key(5)], "and does not wait without end");
+    }
+
+    /// Settles where nobody knows whose a cgroup is.
+    fn settle(names: &mut Names, peers: impl IntoIterator<Item = (PeerKey, Option<IpAddr>)>) -> Changes {
+        names.settle(peers, &Snapshot::default())
     }
 
     fn address(last: u8) -> IpAddr {
@@ -264,22 +309,63 @@ mod tests {
         names.learn(7, "old.test", &[address(1)], 1);
         names.learn(7, "a.test", &[address(1), address(2)], 2);
         let peers = [peer(7, 1), peer(7, 3), peer(8, 1)];
-        assert_eq!(names.settle(peers), Changes { given: vec![peer(7, 1).0], gone: vec![] });
+        assert_eq!(settle(&mut names, peers), Changes { given: vec![peer(7, 1).0], gone: vec![] });
         names.learn(7, "b.test", &[address(1), address(3)], 3);
         names.learn(8, "b.test", &[address(1)], 3);
-        assert_eq!(names.settle(peers), Changes::default());
+        assert_eq!(settle(&mut names, peers), Changes::default());
         assert_eq!(peers.map(|(key, _)| names.of(&key).to_owned()), ["a.test", "", ""].map(str::to_owned));
         assert_eq!(names.usage(), NameUse { used: 1, folded: 0, forgotten: 0 });
-        assert_eq!(names.settle([]), Changes { given: vec![], gone: vec![peer(7, 1).0] });
+        assert_eq!(settle(&mut names, []), Changes { given: vec![], gone: vec![peer(7, 1).0] });
         assert_eq!(names.usage().used, 0);
-        names.settle(peers);
+        settle(&mut names, peers);
         assert_eq!(names.of(&peer(7, 1).0), "b.test", "a new edge, a new decision");
         let unsure = peers.map(|(key, _)| (key, None));
-        assert_eq!(names.settle(unsure), Changes::default(), "a snapshot that knows less changes nothing");
-        names.settle([(peer(9, 1).0, None)]);
+        assert_eq!(settle(&mut names, unsure), Changes::default(), "a snapshot that knows less changes nothing");
+        settle(&mut names, [(peer(9, 1).0, None)]);
         names.learn(9, "c.test", &[address(1)], 4);
-        names.settle([peer(9, 1)]);
+        settle(&mut names, [peer(9, 1)]);
         assert_eq!(names.of(&peer(9, 1).0), "c.test", "it was not shown before");
+    }
+
+    /// A container whose own cgroup is 7, with 8 and 9 below it.
+    fn nested() -> Snapshot {
+        let mut app = testing::container("app", "");
+        (app.cgroup_id, app.nested_cgroup_ids) = (7, vec![8, 9]);
+        testing::snapshot(vec![("web", vec![app])])
+    }
+
+    #[test]
+    fn what_one_cgroup_of_a_container_asked_for_names_the_peers_of_all() {
+        let mut names = names(Budget { node: 9, container: 2 });
+        names.learn(8, "a.test", &[address(1), address(2)], 5);
+        names.learn(9, "b.test", &[address(2)], 6);
+        names.learn(7, "old.test", &[address(2)], 4);
+        names.learn(8, "c.test", &[address(3)], 7);
+        let peers = [peer(9, 1), peer(7, 1), peer(7, 2), peer(8, 3), peer(10, 1)];
+        names.settle(peers, &nested());
+        let given = peers.map(|(key, _)| names.of(&key).to_owned());
+        assert_eq!(given, ["a.test", "a.test", "b.test", "", ""].map(str::to_owned), "the last one asked for");
+        assert_eq!(names.usage().folded, 1, "all of the container share its budget");
+    }
+
+    #[test]
+    fn what_a_cgroup_that_is_gone_asked_for_stays_the_container_s() {
+        let mut names = names(Budget::default());
+        names.learn(8, "a.test", &[address(1), address(2)], 5);
+        names.learn(7, "b.test", &[address(2)], 6);
+        names.hand_over(8, 7);
+        assert_eq!([1, 2].map(|last| names.learnt(7, address(last))), [Some("a.test"), Some("b.test")]);
+        assert_eq!(names.learnt(8, address(1)), None);
+        for number in 0..MAX_LEARNT as u32 {
+            names.learn(9, "c.test", &[IpAddr::from(number.to_be_bytes())], 3);
+        }
+        names.hand_over(9, 7);
+        assert_eq!(
+            (names.learnt[&7].len(), names.usage().forgotten),
+            (MAX_LEARNT, 2),
+            "those that were the older ones"
+        );
+        assert_eq!(names.learnt(7, address(2)), Some("b.test"));
     }
 
     #[test]
@@ -291,7 +377,7 @@ mod tests {
         }
         names.learn(8, "other.test", &[address(9)], 1);
         let peers = [peer(7, 1), peer(7, 2), peer(7, 3), peer(7, 11), peer(8, 1), peer(8, 3), peer(8, 4), peer(8, 9)];
-        names.settle(peers);
+        settle(&mut names, peers);
         let given = peers.map(|(key, _)| names.of(&key).to_owned());
         assert_eq!(given, ["n1.test", "n2.test", "", "n1.test", "n1.test", "n3.test", "", ""].map(str::to_owned));
         assert_eq!(names.usage(), NameUse { used: 3, folded: 3, forgotten: 0 });
@@ -303,7 +389,7 @@ mod tests {
         let kept = vec![(named.0, "a.test".to_owned()), (peer(9, 9).0, "gone.test".to_owned())];
         let mut names = Names::new(kept, [named.0, nameless.0], Budget::default());
         names.learn(7, "b.test", &[address(1), address(2), address(3)], 1);
-        let changes = names.settle([named, nameless, new]);
+        let changes = settle(&mut names, [named, nameless, new]);
         assert_eq!(changes, Changes { given: vec![new.0], gone: vec![peer(9, 9).0] });
         assert_eq!([named, nameless, new].map(|(key, _)| names.of(&key).to_owned()), ["a.test", "", "b.test"]);
         names.revoke(&new.0);

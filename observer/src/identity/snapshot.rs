@@ -175,6 +175,28 @@ impl Snapshot {
         self.peer_by_cgroup(id).filter(|_| at < self.observed)
     }
 
+    /// All cgroups that are shown as this one is, the one that stands for them first: a container's own and those below it,
+    /// or the pod's and those in it that are no container's. This one alone when nobody knows it.
+    #[must_use]
+    pub fn kin(&self, id: u64) -> Vec<u64> {
+        let Some(owner) = self.by_cgroup(id) else { return vec![id] };
+        let of = |container: &Container| {
+            let nested = container.nested_cgroup_ids.iter().copied();
+            std::iter::once(container.cgroup_id).chain(nested).collect::<Vec<_>>()
+        };
+        let mut all = match owner.container {
+            Some(container) => of(container),
+            None => {
+                let pause = owner.sandbox.containers.iter().filter(|inside| inside.kind == ContainerKind::Pause);
+                let own =
+                    std::iter::once(owner.sandbox.cgroup_id).chain(owner.sandbox.other_cgroup_ids.iter().copied());
+                own.chain(pause.flat_map(of)).collect()
+            }
+        };
+        all.retain(|id| *id != 0);
+        all
+    }
+
     /// True for a cgroup of a sandbox that is not to be observed.
     #[must_use]
     pub fn is_left_out(&self, id: u64) -> bool {
@@ -266,6 +288,26 @@ mod tests {
         let both = snapshot(vec![pod(2, (20, u64::MAX)), pod(1, (10, u64::MAX))]);
         assert_eq!(owners(&both, moments), [None, Some("1"), Some("1"), Some("2"), Some("2")], "the last to come");
         assert!(two.number() < both.number());
+    }
+
+    #[test]
+    fn cgroups_are_kin_that_are_shown_as_one() {
+        let of = |kind, cgroup_id, nested: &[u64]| Container {
+            kind,
+            cgroup_id,
+            nested_cgroup_ids: nested.to_vec(),
+            ..testing::container("c", "")
+        };
+        let containers = vec![of(ContainerKind::Application, 11, &[12, 13]), of(ContainerKind::Pause, 20, &[21])];
+        let snapshot = testing::snapshot_of(vec![Sandbox {
+            cgroup_id: 10,
+            other_cgroup_ids: vec![14],
+            ..testing::sandbox("web", containers)
+        }]);
+        for (ids, kin) in [(vec![11, 12, 13], vec![11, 12, 13]), (vec![10, 14, 20, 21], vec![10, 14, 20, 21])] {
+            ids.into_iter().for_each(|id| assert_eq!(snapshot.kin(id), kin));
+        }
+        assert_eq!(snapshot.kin(99), [99], "nobody knows it");
     }
 
     #[test]

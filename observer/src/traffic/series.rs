@@ -334,7 +334,7 @@ mod tests {
         let (named, nameless) = (to(12, "93.184.216.34"), to(12, "93.184.216.35"));
         names.learn(12, "www.example.org", &["93.184.216.34".parse().unwrap(), "10.88.0.1".parse().unwrap()], 1);
         let keys = [named, nameless, to(12, "10.88.0.1")];
-        names.settle(keys.iter().map(|key| (peer_key(key), external_peer(key, &knowledge(&snapshot)))));
+        names.settle(keys.iter().map(|key| (peer_key(key), external_peer(key, &knowledge(&snapshot)))), &snapshot);
         let mut readings = [1, 2, 3].map(|slot| reading(slot, Some(keys[slot as usize - 1]), 10u64.pow(slot)));
         let decisions = decided(&mut readings, &snapshot, PeerDetail::Workload);
         let series = sum(&readings, &Labels { snapshot: &snapshot, decisions: &decisions, names: Some(&names) });

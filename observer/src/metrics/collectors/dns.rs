@@ -40,7 +40,10 @@ impl Collect for DnsCollector {
         }
         for cgroup in &shown.spent {
             seen.table.forget(*cgroup);
-            seen.names.forget(*cgroup);
+            match goes_on(snapshot, *cgroup) {
+                Some(container) => seen.names.hand_over(*cgroup, container),
+                None => seen.names.forget(*cgroup),
+            }
         }
         out.family(&c::AGENT_UNATTRIBUTED_DNS).sample([], seen.unattributed);
         out.family(&c::AGENT_DNS_UNTIMED).sample([], seen.table.untimed());
@@ -48,6 +51,14 @@ impl Collect for DnsCollector {
         write_lost(&losses, seen.table.unread(), out);
         Ok(())
     }
+}
+
+/// The own cgroup of the living container that one below it is gone of. What a container asked for that has ended is of no use to
+/// the next one, which asks anew.
+fn goes_on(snapshot: &Snapshot, cgroup: u64) -> Option<u64> {
+    let owner = snapshot.by_cgroup(cgroup)?;
+    let container = owner.container.filter(|container| owner.sandbox.alive && container.alive)?;
+    Some(container.cgroup_id).filter(|own| *own != 0 && *own != cgroup)
 }
 
 fn write(shown: &Shown<'_>, out: &mut Exposition) {
@@ -86,7 +97,24 @@ fn write_lost(losses: &DnsLosses, unread: Unread, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dns::{Container, Durations, Qtype, Rcode};
+    use crate::{
+        dns::{Container, Durations, Qtype, Rcode},
+        resources::testing::{container, sandbox, snapshot_of},
+        sandbox::Sandbox,
+    };
+
+    #[test]
+    fn names_go_on_in_a_container_that_lives() {
+        let mut app = container("app", "");
+        (app.cgroup_id, app.nested_cgroup_ids) = (11, vec![12]);
+        let pod = sandbox("web", vec![app]);
+        let found = |pod: &Sandbox| [11, 12, 13].map(|cgroup| goes_on(&snapshot_of(vec![pod.clone()]), cgroup));
+        assert_eq!(found(&pod), [None, Some(11), None]);
+        assert_eq!(found(&Sandbox { alive: false, ..pod.clone() }), [None; 3]);
+        let mut ended = pod;
+        ended.containers[0].alive = false;
+        assert_eq!(found(&ended), [None; 3]);
+    }
 
     #[test]
     fn everything_is_written_with_its_labels() {

@@ -115,7 +115,7 @@ impl Collect for TrafficCollector {
         let peers = self.decider.peers().map(|peers| peers.open());
         let knowledge = Knowledge { snapshot, book: peers.as_ref(), detail: self.decider.detail(), now: monotonic() };
         let external = |key| (traffic::peer_key(key), traffic::external_peer(key, &knowledge));
-        let changes = dns.names.settle(addresses.map(external));
+        let changes = dns.names.settle(addresses.map(external), snapshot);
         dns.keep(&changes);
         drop(peers);
         let (settled, mut close) = self.decider.show(&mut readings, snapshot);
