@@ -39,7 +39,9 @@ pub struct Parsed {
 /// What was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// The name in lower case without the trailing dot; empty when it is not made of letters, digits, `-` and `_`.
+    /// The name without the trailing dot; empty when it is not made of letters, digits, `-` and `_`. In lower case, in which it
+    /// means the same (RFC 4343): resolvers that ask in random case (draft-vixie-dnsext-dns0x20) would else have a label value
+    /// for each question.
     pub name: String,
     /// The type of record.
     pub qtype: Qtype,

@@ -23,7 +23,7 @@ pod's name, the pod's UID or the cgroup's name stands there. The other side is `
 | `pod` | a pod | `peer_namespace`, `peer_workload_kind`, `peer_workload`, `peer_pod` |
 | `service` | a Service address before translation | `peer_namespace`, `peer_workload` |
 | `node` | a node of the cluster, this one included | |
-| `external` | outside of the cluster | `peer_name` when known: what the container asked for, in lower case |
+| `external` | outside of the cluster | `peer_name` when known: what the container asked for (not what that is an alias of), in lower case: some resolvers ask for one name in ever other cases (0x20), and each would be a series |
 | `other` | what found no place in the table of edges, or an address not known yet | |
 
 `port` is the server's port, `role` the observed container's part in it: `client`, `server` or `none`.
