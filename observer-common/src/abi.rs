@@ -33,7 +33,7 @@ pub mod maps {
     pub const TABLE: &str = "TABLE";
 
     /// All maps that are pinned.
-    pub const PINNED: [&str; 21] = [
+    pub const PINNED: [&str; 22] = [
         EDGES,
         ROWS,
         COUNTERS,
@@ -51,6 +51,7 @@ pub mod maps {
         crate::dns::maps::RECORDS,
         crate::dns::maps::LOST,
         crate::dns::maps::PEER_NAMES,
+        crate::dns::maps::CLIENTS,
         crate::tcp::maps::QUALITY,
         crate::tcp::maps::LINES,
         crate::tcp::maps::LIVE,

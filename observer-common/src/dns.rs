@@ -8,6 +8,8 @@ pub mod maps {
     pub const LOST: &str = "DNS_LOST";
     /// [`super::PeerKey`] to [`super::PeerName`]: the names that series carry. Written by the agent alone.
     pub const PEER_NAMES: &str = "PEER_NAMES";
+    /// Cgroup id to [`super::ClientRecord`]: what answers were counted. Written by the agent alone.
+    pub const CLIENTS: &str = "DNS_CLIENTS";
 }
 
 /// Names of the constants that the loader sets.
@@ -28,6 +30,9 @@ pub const SMALL: usize = 256;
 pub const LARGE: usize = 1472;
 /// Names that can be kept.
 pub const MAX_PEER_NAMES: u32 = 16_384;
+
+/// Cgroups whose counts can be kept.
+pub const MAX_CLIENTS: u32 = 8_192;
 
 /// Packs ports, in host byte order, into the constant. Unused places repeat the first; no ports give 0. More than
 /// [`MAX_PORTS`] are left out.
@@ -142,6 +147,29 @@ pub const NAME_LEN: usize = 253;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerName(pub [u8; 256]);
 
+/// Types of questions in a [`ClientRecord`].
+pub const QTYPES: usize = 13;
+/// Outcomes in a [`ClientRecord`].
+pub const RCODES: usize = 7;
+/// Buckets in a [`ClientRecord`].
+pub const BUCKETS: usize = 15;
+
+/// What was counted of one cgroup's answers, for the next agent. The meaning and order of types, outcomes and buckets is the
+/// agent's own affair; a change of it is a change of the ABI all the same.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientRecord {
+    /// Answers by type and outcome.
+    pub responses: [[u64; RCODES]; QTYPES],
+    /// Those that were timed, by outcome and bucket.
+    pub buckets: [[u64; BUCKETS]; RCODES],
+    /// How long they took, by outcome, in nanoseconds.
+    pub sums: [u64; RCODES],
+    /// What came from a resolver and was no DNS message.
+    pub malformed: u64,
+}
+
+const _: () = assert!(size_of::<ClientRecord>() == 8 * (QTYPES * RCODES + BUCKETS * RCODES + RCODES + 1));
 const _: () = assert!(size_of::<Head>() == 56);
 const _: () = assert!(size_of::<Record<SMALL>>() == 56 + SMALL && size_of::<Record<SMALL>>().is_multiple_of(8));
 const _: () = assert!(size_of::<Record<LARGE>>() == 56 + LARGE && size_of::<Record<LARGE>>().is_multiple_of(8));
@@ -153,6 +181,8 @@ mod user {
     unsafe impl aya::Pod for super::PeerKey {}
     // SAFETY: bytes only.
     unsafe impl aya::Pod for super::PeerName {}
+    // SAFETY: integers of one size only, every bit pattern is valid.
+    unsafe impl aya::Pod for super::ClientRecord {}
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use observer_common::{
     abi, cache,
     counters::{LOSSES as LOSS_KINDS, Loss, PacketCounters, RareCounters},
     decision::{DecisionRecord, MAX_DECISIONS},
-    dns::{self, PeerKey, PeerName},
+    dns::{self, ClientRecord, PeerKey, PeerName},
     edge::{EdgeKey, EdgeRow},
     record::{ContainerRecord, EndedKey, EndedRecord, TableRecord},
     tcp::{Connection, LIVE_CONNECTIONS, LIVE_LINES, LiveLine, TcpCounters},
@@ -90,6 +90,10 @@ pub static DNS_LOST: Array<u64> = Array::with_max_entries(dns::LOST_KINDS, 0);
 // Written and read by the agent alone, as `CONTAINERS`.
 #[map]
 pub static PEER_NAMES: HashMap<PeerKey, PeerName> = HashMap::with_max_entries(dns::MAX_PEER_NAMES, BPF_F_NO_PREALLOC);
+
+// As `CONTAINERS`.
+#[map]
+pub static DNS_CLIENTS: HashMap<u64, ClientRecord> = HashMap::with_max_entries(dns::MAX_CLIENTS, BPF_F_NO_PREALLOC);
 
 // As `CONTAINERS`.
 #[map]

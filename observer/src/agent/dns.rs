@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::{
     dns::{Budget, Feed, Names},
-    kernel::{DnsRecords, EdgeTable, Kernel, LoadError, LoadOptions, PeerNames, Pins},
+    kernel::{DnsClients, DnsRecords, EdgeTable, Kernel, LoadError, LoadOptions, PeerNames, Pins},
     metrics::{AgentMetrics, ProbeState},
     traffic::peer_key,
 };
@@ -64,8 +64,14 @@ pub(super) fn without_packets(metrics: &AgentMetrics) {
     metrics.probe_state(PROBE, ProbeState::Unsupported, "--traffic.accounting=sockets sees no packet");
 }
 
-/// A feed whose names go on where an earlier agent stopped.
-pub(super) fn feed(records: DnsRecords, kept: PeerNames, table: &EdgeTable, budget: Budget) -> Arc<Feed> {
+/// A feed whose counts and names go on where an earlier agent stopped.
+pub(super) fn feed(
+    records: DnsRecords,
+    counts: DnsClients,
+    kept: PeerNames,
+    table: &EdgeTable,
+    budget: Budget,
+) -> Arc<Feed> {
     let readings = table.read();
     let before = readings
         .iter()
@@ -73,7 +79,7 @@ pub(super) fn feed(records: DnsRecords, kept: PeerNames, table: &EdgeTable, budg
         .filter(|key| key.loopback_peer().is_none())
         .map(|key| peer_key(&key));
     let names = Names::new(kept.all(), before, budget);
-    Arc::new(Feed::new(records, kept, names))
+    Arc::new(Feed::new(records, kept, Box::new(counts), names))
 }
 
 /// Reads until `stop` is set.

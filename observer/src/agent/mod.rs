@@ -126,7 +126,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
                 },
             );
             // Before anything new is attached: what is there now was shown by an earlier agent.
-            let feed = dns::feed(kernel.dns, kernel.peer_names, &table, options.dns.budget());
+            let feed = dns::feed(kernel.dns, kernel.dns_clients, kernel.peer_names, &table, options.dns.budget());
             if observes_dns {
                 dns_reader = Some(dns::spawn(Arc::clone(&feed), Arc::clone(&stop)).context("starting to read DNS")?);
                 registry.register(DnsCollector::new(Arc::clone(&feed)));

@@ -9,6 +9,7 @@ use std::{
 use tracing::warn;
 
 use super::{
+    keep::{Keep, save},
     names::{Changes, Names},
     table::Table,
 };
@@ -27,6 +28,7 @@ pub struct Feed {
 pub struct Seen {
     records: DnsRecords,
     kept: PeerNames,
+    counts: Box<dyn Keep + Send>,
     /// Answers, by cgroup.
     pub table: Table,
     /// Names of addresses.
@@ -34,6 +36,8 @@ pub struct Seen {
     /// Answers of cgroups that nobody knew.
     pub unattributed: u64,
     failing: bool,
+    /// Counts could not be kept the last time.
+    forgetful: bool,
 }
 
 impl std::fmt::Debug for Seen {
@@ -43,18 +47,21 @@ impl std::fmt::Debug for Seen {
 }
 
 impl Feed {
-    /// A feed from these maps. `names` has what `kept` holds.
+    /// A feed from these maps, which goes on with what an earlier agent has counted. `names` has what `kept` holds.
     #[must_use]
-    pub fn new(records: DnsRecords, kept: PeerNames, names: Names) -> Self {
-        let seen = Seen { records, kept, table: Table::default(), names, unattributed: 0, failing: false };
+    pub fn new(records: DnsRecords, kept: PeerNames, counts: Box<dyn Keep + Send>, names: Names) -> Self {
+        let table = Table::with(counts.load());
+        let seen = Seen { records, kept, counts, table, names, unattributed: 0, failing: false, forgetful: false };
         Self { seen: Mutex::new(seen) }
     }
 
-    /// Reads what has come, and gives what is known with it.
+    /// Reads what has come, keeps what was counted of it, and gives what is known with it. A packet leaves the buffer before it
+    /// is counted: what an agent loses that is killed is what it is reading in that moment.
     pub fn read(&self) -> MutexGuard<'_, Seen> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Seen { records, table, names, .. } = &mut *seen;
         records.drain(AT_ONCE, |head, payload| table.take(head, payload, names));
+        seen.keep_counts();
         seen
     }
 
@@ -73,6 +80,17 @@ impl Seen {
     #[must_use]
     pub const fn records(&self) -> &DnsRecords {
         &self.records
+    }
+
+    /// Keeps for the next agent what has changed in the table.
+    pub fn keep_counts(&mut self) {
+        let outcome = save(&mut self.table, &mut *self.counts);
+        if let (Err(error), false) = (&outcome, self.forgetful) {
+            warn!(
+                "after a restart the DNS series of some containers begin anew: their counts find no place in the map: {error:#}"
+            );
+        }
+        self.forgetful = outcome.is_err();
     }
 
     /// Keeps new names for the next agent, and lets go of those that no series carries. A name that cannot be kept is

@@ -12,6 +12,9 @@ macro_rules! labels {
         }
 
         impl $name {
+            /// All of them, in order.
+            pub const ALL: &[Self] = &[$(Self::$variant,)* Self::Other];
+
             /// From the number in a message.
             #[must_use]
             pub const fn of(number: u16) -> Self {

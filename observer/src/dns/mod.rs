@@ -6,6 +6,7 @@
 mod feed;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod keep;
 mod labels;
 mod latency;
 mod names;
@@ -15,6 +16,7 @@ mod stream;
 mod table;
 
 pub use feed::{Feed, Seen};
+pub use keep::Keep;
 pub use labels::{Qtype, Rcode};
 pub use latency::{BOUNDS, Durations};
 pub use names::{Budget, Changes, NameUse, Names};

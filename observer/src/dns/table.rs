@@ -1,6 +1,6 @@
 //! What containers asked and were answered, by cgroup.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use observer_common::dns::{Head, flags};
 
@@ -43,15 +43,42 @@ pub struct Unread {
 #[derive(Debug, Default)]
 pub struct Table {
     clients: HashMap<u64, Client>,
+    /// Cgroups whose counts may have changed since they were last kept for the next agent.
+    changed: HashSet<u64>,
     unread: Unread,
     untimed: u64,
 }
 
 impl Table {
+    /// With what an earlier agent has counted.
+    #[must_use]
+    pub fn with(kept: impl IntoIterator<Item = (u64, Client)>) -> Self {
+        Self { clients: kept.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Cgroups whose counts may have changed since the last time, each with its counts; those first that have none (any
+    /// more).
+    pub fn changes(&mut self) -> Vec<(u64, Option<&Client>)> {
+        let changed = std::mem::take(&mut self.changed);
+        let counts = |cgroup| self.clients.get(cgroup).filter(|client| !client.is_empty());
+        let mut all: Vec<_> = changed.iter().map(|cgroup| (*cgroup, counts(cgroup))).collect();
+        all.sort_by_key(|(cgroup, client)| (client.is_some(), *cgroup));
+        all
+    }
+
+    /// The counts of a cgroup could not be kept: the next time again.
+    pub fn was_not_kept(&mut self, cgroup: u64) {
+        self.changed.insert(cgroup);
+    }
+
     /// Takes a packet to or from a resolver. Addresses in answers go to `names`.
     pub fn take(&mut self, head: &Head, payload: &[u8], names: &mut Names) {
         let client = self.clients.entry(head.cgroup).or_default();
         let sent = head.flags & flags::EGRESS != 0;
+        if !sent {
+            // Nothing is counted of what a container sends.
+            self.changed.insert(head.cgroup);
+        }
         if head.protocol != TCP {
             let whole = payload.len() == head.length as usize;
             client.message(head, payload, whole, names);
@@ -92,10 +119,10 @@ impl Table {
         let responses = std::mem::take(&mut client.responses);
         let durations = std::mem::take(&mut client.durations);
         let malformed = std::mem::take(&mut client.malformed);
-        // There are no durations without answers.
         if responses.is_empty() && malformed == 0 {
             return client.questions.is_empty() && client.streams.is_empty();
         }
+        self.changed.extend([from, to]);
         let heir = self.clients.entry(to).or_default();
         for (labels, count) in responses {
             *heir.responses.entry(labels).or_default() += count;
@@ -109,11 +136,18 @@ impl Table {
 
     /// Forgets a cgroup. Says how many answers it had.
     pub fn forget(&mut self, cgroup: u64) -> u64 {
+        self.changed.insert(cgroup);
         self.clients.remove(&cgroup).map_or(0, |client| client.responses.values().sum())
     }
 }
 
 impl Client {
+    /// Nothing was counted.
+    fn is_empty(&self) -> bool {
+        // There are no durations without answers.
+        self.responses.is_empty() && self.malformed == 0
+    }
+
     fn message(&mut self, head: &Head, bytes: &[u8], whole: bool, names: &mut Names) {
         let sent = head.flags & flags::EGRESS != 0;
         let parsed = match parse(bytes, whole) {
@@ -231,6 +265,29 @@ mod tests {
         assert!(!table.hand_over(7, 8), "there was something to give");
         assert_eq!(of(&table, 8).1, [(Rcode::NoError, 3_500)]);
         assert!(table.hand_over(7, 8), "nothing is left");
+    }
+
+    #[test]
+    fn what_has_changed_is_told_once_and_what_is_emptied_first() {
+        let (mut table, mut names) = (Table::default(), Names::new(Vec::new(), Vec::new(), Budget::default()));
+        let answered = answer(1, "a.test", 1, 0, &[]);
+        let told = |table: &mut Table| {
+            let changes = table.changes();
+            let count = |client: &Client| client.responses.values().sum::<u64>();
+            changes.into_iter().map(|(cgroup, client)| (cgroup, client.map(count))).collect::<Vec<_>>()
+        };
+        for cgroup in [9, 8, 7] {
+            table.take(&Head { cgroup, ..head(UDP, 0, &answered, 0) }, &answered, &mut names);
+        }
+        assert_eq!(told(&mut table), [(7, Some(1)), (8, Some(1)), (9, Some(1))]);
+        assert_eq!(told(&mut table), []);
+        udp(&mut table, &mut names, true, &question(1, "a.test", 1), 0);
+        assert_eq!(told(&mut table), [], "nothing is counted of a question");
+        table.hand_over(8, 7);
+        table.forget(9);
+        assert_eq!(told(&mut table), [(8, None), (9, None), (7, Some(2))]);
+        table.was_not_kept(7);
+        assert_eq!(told(&mut table), [(7, Some(2))]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::{
     attach::Attacher,
     decisions::DecisionMap,
     dns::{DnsRecords, PeerNames},
+    dns_clients::DnsClients,
     edge_table::{Connections, EdgeTable, Sizes},
     ended::EndedMap,
     mapping::Mapping,
@@ -56,6 +57,8 @@ pub struct Kernel {
     pub names: Names,
     /// Packets to and from resolvers.
     pub dns: DnsRecords,
+    /// What was counted of them, where it outlives the agent.
+    pub dns_clients: DnsClients,
     /// Names of peers that outlive the agent.
     pub peer_names: PeerNames,
     /// Who peers were decided to be, for the agent that comes after this one.
@@ -178,6 +181,7 @@ impl Kernel {
         }
         let names = Names::new(take::<HashMap<MapData, u64, ContainerRecord>>(&mut ebpf, abi::maps::CONTAINERS)?);
         let dns = DnsRecords::new(take(&mut ebpf, dns::maps::RECORDS)?, take(&mut ebpf, dns::maps::LOST)?);
+        let dns_clients = DnsClients::new(take(&mut ebpf, dns::maps::CLIENTS)?);
         let peer_names = PeerNames::new(take(&mut ebpf, dns::maps::PEER_NAMES)?);
         let decisions = DecisionMap::new(take(&mut ebpf, decision::MAP)?);
         let ended = EndedMap::new(take(&mut ebpf, abi::maps::ENDED)?);
@@ -190,7 +194,7 @@ impl Kernel {
         };
         let observed = take(&mut ebpf, abi::maps::OBSERVED)?;
         let attacher = Attacher::new(ebpf, pins, observed)?;
-        Ok(Self { attacher, table, names, ended, dns, peer_names, decisions, log })
+        Ok(Self { attacher, table, names, ended, dns, dns_clients, peer_names, decisions, log })
     }
 
     /// Loads the programs with maps of the smallest size, which nobody sees and which go at once: says whether this

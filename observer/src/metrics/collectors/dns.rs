@@ -45,6 +45,8 @@ impl Collect for DnsCollector {
                 None => seen.names.forget(*cgroup),
             }
         }
+        // Before anybody is told of more: what was forgotten or handed over here.
+        seen.keep_counts();
         out.family(&c::AGENT_UNATTRIBUTED_DNS).sample([], seen.unattributed);
         out.family(&c::AGENT_DNS_UNTIMED).sample([], seen.table.untimed());
         let losses = seen.records().losses().context("reading how many DNS packets were not handed over")?;
