@@ -460,6 +460,29 @@ fn what_was_not_handed_over_is_counted() {
     assert_eq!(samples.sum("observer_agent_dns_lost_packets_total", &[]), lost("receive") + lost("transmit"));
 }
 
+/// What was counted is there after the agent was killed, and what came while none ran waited for the next one.
+#[test]
+fn answers_outlive_the_agent() {
+    const FAMILY: &str = "observer_dns_duration_seconds";
+    let mut scene = Scene::new(true).unwrap();
+    let [to, _] = scene.addresses();
+    let ask = |scene: &Scene, rounds| {
+        let questions = [question("host.test", 1), question("nobody.test", 28)];
+        let answers = ask(scene.c(), to, DnsWay::Udp { connected: true }, &questions, rounds).unwrap();
+        answers.answers.iter().map(|(_, _, count)| count).sum::<u64>() as f64
+    };
+    let counted = |samples: &Samples| samples.sum("observer_dns_responses_total", &[("container", "c")]);
+    let before = ask(&scene, 100);
+    assert_eq!(counted(&scene.agent().scrape().unwrap()), before);
+    scene.agent.take().unwrap().kill9().unwrap();
+    let all = before + ask(&scene, 50);
+    scene.agent = Some(scene.stage.agent().unwrap());
+    let samples = scene.agent().scrape_until(PATIENCE, |samples| counted(samples) == all).unwrap();
+    assert_eq!(counted(&samples), all);
+    assert_eq!(samples.sum(&format!("{FAMILY}_count"), &[("container", "c")]), all);
+    scene.check_nothing_lost(&samples);
+}
+
 #[test]
 fn external_peers_have_the_name_that_was_asked_for() {
     let mut scene = Scene::new(true).unwrap();
