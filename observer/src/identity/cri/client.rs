@@ -1,20 +1,29 @@
 //! The calls to the runtime.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use observer_cri::{
     tonic::{
-        Code, Status, Streaming,
+        Code, Request, Status, Streaming,
         transport::{Channel, Endpoint},
     },
     v1::{self, runtime_service_client::RuntimeServiceClient},
 };
 use tracing::debug;
 
-use super::listing::{Facts, Listing, SandboxFacts};
+use super::listing::{Detail, Facts, Listing, SandboxFacts};
 
 /// What one call may take.
 const CALL: Duration = Duration::from_secs(10);
+/// What one detail may take the first time: one sandbox that is stuck must not keep the others' names for long.
+const DETAIL: Duration = Duration::from_secs(2);
+/// What it may take when it is asked for again: a runtime may only be slow.
+const DETAIL_AGAIN: Duration = Duration::from_secs(5);
+/// After so many details of one list without an answer the runtime is asked whether it is there at all.
+const SILENT: usize = 3;
 /// What connecting may take.
 const CONNECT: Duration = Duration::from_secs(2);
 /// The longest answer, which bounds the number of pods too. The kubelet allows 16 MiB.
@@ -41,6 +50,17 @@ pub enum CriError {
         /// Its words.
         reason: String,
     },
+}
+
+/// What a list has brought.
+#[derive(Debug)]
+pub struct Listed {
+    /// Everything that the runtime runs.
+    pub listing: Listing,
+    /// Details that it was asked for now and did not tell.
+    pub failed: u64,
+    /// All details that are missing because it did not tell them, now or before.
+    pub missing: usize,
 }
 
 /// A connection.
@@ -78,34 +98,68 @@ impl Client {
         Ok((answer.runtime_name, answer.runtime_version))
     }
 
-    /// Everything that it runs. Asks for the details of what is new and keeps them in `facts`; the number of details
-    /// that it refused comes back too.
+    /// Everything that it runs. Asks for the details of what is new, and of what it did not tell a while ago, and keeps
+    /// them in `facts`.
     ///
     /// # Errors
-    /// When a list cannot be had.
-    pub async fn list(&mut self, facts: &mut Facts) -> Result<(Listing, u64), CriError> {
+    /// When a list cannot be had. Without some of the details everything else is told.
+    pub async fn list(&mut self, facts: &mut Facts) -> Result<Listed, CriError> {
         let sandboxes = self.runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await;
         let sandboxes = sandboxes.map_err(|status| self.failed("ListPodSandbox", &status))?.into_inner().items;
         let containers = self.runtime.list_containers(v1::ListContainersRequest::default()).await;
         let containers = containers.map_err(|status| self.failed("ListContainers", &status))?.into_inner().containers;
         let listing = Listing { sandboxes, containers };
-        let mut refused = 0;
-        for id in facts.sandboxes_to_ask(&listing) {
-            let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: true };
-            match self.runtime.pod_sandbox_status(request).await {
-                Ok(answer) => facts.sandbox(id, SandboxFacts::from(&answer.into_inner())),
-                Err(status) => refused += self.refusal("PodSandboxStatus", &status)?,
-            }
-        }
-        for id in facts.containers_to_ask(&listing) {
-            let request = v1::ContainerStatusRequest { container_id: id.clone(), verbose: false };
-            match self.runtime.container_status(request).await {
-                Ok(answer) => facts.container(id, answer.into_inner().status.as_ref()),
-                Err(status) => refused += self.refusal("ContainerStatus", &status)?,
-            }
-        }
+        let failed = self.details(&listing, facts).await?;
         facts.forget_others(&listing);
-        Ok((listing, refused))
+        Ok(Listed { listing, failed, missing: facts.missing() })
+    }
+
+    /// Asks for details; how many were not told comes back. Takes no longer than [`SILENT`] of them without an answer do:
+    /// the rest is for the next list.
+    ///
+    /// # Errors
+    /// When the runtime does not say its version either.
+    async fn details(&mut self, listing: &Listing, facts: &mut Facts) -> Result<u64, CriError> {
+        let (mut failed, mut silent) = (0, 0);
+        for (detail, again) in facts.to_ask(listing, Instant::now()) {
+            // What was silent before keeps the new ones waiting once in a list, no more.
+            if again && silent > 0 {
+                break;
+            }
+            let began = Instant::now();
+            let Err(status) = self.detail(&detail, again, facts).await else { continue };
+            // It has just gone.
+            if status.code() == Code::NotFound {
+                continue;
+            }
+            debug!("the container runtime does not tell {detail:?}: {status}");
+            facts.failed(&detail, Instant::now(), began.elapsed());
+            failed += 1;
+            silent += usize::from(is_silence(&status));
+            if silent == SILENT {
+                self.version().await?;
+                break;
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Asks for one detail.
+    async fn detail(&mut self, detail: &Detail, again: bool, facts: &mut Facts) -> Result<(), Status> {
+        let limit = if again { DETAIL_AGAIN } else { DETAIL };
+        match detail {
+            Detail::Sandbox(id) => {
+                let request = v1::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: true };
+                let answer = self.runtime.pod_sandbox_status(within(limit, request)).await?;
+                facts.sandbox(id.clone(), SandboxFacts::from(&answer.into_inner()));
+            }
+            Detail::Container(id) => {
+                let request = v1::ContainerStatusRequest { container_id: id.clone(), verbose: false };
+                let answer = self.runtime.container_status(within(limit, request)).await?;
+                facts.container(id.clone(), answer.into_inner().status.as_ref());
+            }
+        }
+        Ok(())
     }
 
     /// Its stream of events.
@@ -117,21 +171,6 @@ impl Client {
         Ok(answer.into_inner())
     }
 
-    /// 0 for what has just gone, 1 for another refusal of one thing.
-    ///
-    /// # Errors
-    /// When the runtime itself is gone.
-    fn refusal(&self, call: &'static str, status: &Status) -> Result<u64, CriError> {
-        match status.code() {
-            Code::NotFound => Ok(0),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Err(self.failed(call, status)),
-            _ => {
-                debug!("the container runtime does not answer {call}: {status}");
-                Ok(1)
-            }
-        }
-    }
-
     fn failed(&self, call: &'static str, status: &Status) -> CriError {
         let mut reason = format!("{:?}", status.code());
         if !status.message().is_empty() {
@@ -139,6 +178,18 @@ impl Client {
         }
         CriError::Call { path: self.path.clone(), call, reason }
     }
+}
+
+/// A question that is to be answered so soon; the runtime is told so too.
+fn within<T>(limit: Duration, question: T) -> Request<T> {
+    let mut request = Request::new(question);
+    request.set_timeout(limit);
+    request
+}
+
+/// True when nobody answered: the runtime is gone, or what it was asked for is stuck.
+fn is_silence(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
 /// The system's own words, which stand innermost.

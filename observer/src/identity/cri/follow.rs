@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{
-    client::{Client, CriError},
+    client::{Client, CriError, Listed},
     endpoint::{Endpoint, USUAL},
     events::{Events, Told},
     listing::{Facts, index},
@@ -41,7 +41,8 @@ fn start_among(usual: Vec<PathBuf>, endpoint: &Endpoint, metrics: Arc<AgentMetri
     let endpoint = endpoint.clone();
     let follow = |feed| {
         let state = State { feed, refusing: false };
-        Follower { endpoint, usual, found: None, no_events: Told::default(), state }.run()
+        let (no_events, facts) = (Told::default(), Facts::default());
+        Follower { endpoint, usual, found: None, no_events, facts, state }.run()
     };
     Source::start(SOURCE, metrics, follow).map(Some)
 }
@@ -53,6 +54,8 @@ struct Follower {
     /// The one that has answered. It is kept to: while it is away, another one's pods would take the place of its own.
     found: Option<PathBuf>,
     no_events: Told,
+    /// What it has told of what lives on. A runtime that was away does not end what it runs.
+    facts: Facts,
     state: State,
 }
 
@@ -104,16 +107,18 @@ impl Follower {
     /// Asks one runtime again and again, until it does not answer.
     async fn session(&mut self, runtime: Runtime) -> Result<std::convert::Infallible, CriError> {
         let Runtime { path, mut client, name: runtime, version } = runtime;
-        let mut facts = Facts::of(&runtime);
+        if !self.facts.is_of(&runtime) {
+            self.facts = Facts::of(&runtime);
+        }
         let events = Events::follow(client.clone(), self.state.feed.names(), (&runtime, &version), &self.no_events);
         let mut pace = Pace::default();
         loop {
             let began = Instant::now();
-            let (listing, refused) = client.list(&mut facts).await?;
+            let listed = client.list(&mut self.facts).await?;
             pace.listed(began, began.elapsed());
             // In this order: who is told that this works finds the names.
-            self.state.feed.publish(index(&listing, &facts));
-            self.state.answered(&path, (&runtime, &version), refused);
+            self.state.feed.publish(index(&listed.listing, &self.facts));
+            self.state.answered(&path, (&runtime, &version), &listed);
             tokio::select! {
                 () = self.state.feed.asked() => pace.happened(),
                 () = sleep(pace.pause(events.work())) => {}
@@ -143,18 +148,19 @@ struct State {
 }
 
 impl State {
-    fn answered(&mut self, path: &Path, (runtime, version): (&str, &str), refused: u64) {
+    fn answered(&mut self, path: &Path, (runtime, version): (&str, &str), listed: &Listed) {
         if self.feed.tell(ProbeState::Ok, "") {
             info!(endpoint = %path.display(), runtime, version, "asking the container runtime for names");
         }
-        (0..refused).for_each(|_| self.feed.error());
-        if refused > 0 && !self.refusing {
+        (0..listed.failed).for_each(|_| self.feed.error());
+        if listed.missing > 0 && !self.refusing {
             warn!(
-                "the container runtime at {} does not tell everything: {refused} details are missing",
-                path.display()
+                "the container runtime at {} does not tell everything: {} details are missing; they are asked for again",
+                path.display(),
+                listed.missing
             );
         }
-        self.refusing = refused > 0;
+        self.refusing = listed.missing > 0;
     }
 
     fn failed(&mut self, reason: &str) {

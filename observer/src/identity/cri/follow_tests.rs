@@ -1,9 +1,11 @@
 //! Tests of [`super`], with a runtime that this process plays on a socket of its own.
 
 use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
     sync::{
         Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
         mpsc::{Receiver, sync_channel},
     },
     time::Duration,
@@ -27,6 +29,9 @@ use crate::{identity::PodIndex, metrics::BuildInfo};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The address of all pods.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 7));
+
 type Event = Result<v1::ContainerEventResponse, Status>;
 
 /// What the runtime runs, and who listens to its events. It stays when the server goes.
@@ -36,6 +41,23 @@ struct Node {
     streams: Mutex<Vec<mpsc::Sender<Event>>>,
     lists: AtomicUsize,
     opened: AtomicUsize,
+    /// Pods whose sandboxes' details are not told.
+    silent: Mutex<HashMap<&'static str, Silence>>,
+    /// How often details were asked for.
+    details: AtomicUsize,
+    /// It does not say its version.
+    mute: AtomicBool,
+}
+
+/// How a detail is not told.
+#[derive(Clone, Copy)]
+enum Silence {
+    /// No answer comes.
+    Stuck,
+    /// An answer comes at once, and says that nobody can answer.
+    Unavailable,
+    /// An answer comes at once.
+    Refused,
 }
 
 impl Node {
@@ -50,6 +72,18 @@ impl Node {
     fn tell(&self) {
         let sent = self.streams.lock().unwrap().iter().filter(|stream| stream.blocking_send(event()).is_ok()).count();
         assert!(sent > 0, "nobody listens");
+    }
+
+    fn silence(&self, pod: &'static str, how: Option<Silence>) {
+        let mut silent = self.silent.lock().unwrap();
+        match how {
+            Some(how) => silent.insert(pod, how),
+            None => silent.remove(pod),
+        };
+    }
+
+    fn details(&self) -> usize {
+        self.details.load(Relaxed)
     }
 
     fn cut(&self) {
@@ -76,6 +110,9 @@ impl RuntimeService for Served {
     async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::VersionResponse>, Status> {
         if self.version == SWITCHED_OFF {
             return Err(Status::unimplemented("unknown service runtime.v1.RuntimeService"));
+        }
+        if self.node.mute.load(Relaxed) {
+            return Err(Status::unavailable("mute"));
         }
         Ok(Response::new(v1::VersionResponse {
             runtime_name: "containerd".into(),
@@ -104,9 +141,21 @@ impl RuntimeService for Served {
 
     async fn pod_sandbox_status(
         &self,
-        _: Request<v1::PodSandboxStatusRequest>,
+        request: Request<v1::PodSandboxStatusRequest>,
     ) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
-        Ok(Response::new(v1::PodSandboxStatusResponse::default()))
+        self.node.details.fetch_add(1, Relaxed);
+        let pod = request.into_inner().pod_sandbox_id.replace("sandbox-", "");
+        let silence = self.node.silent.lock().unwrap().get(pod.as_str()).copied();
+        match silence {
+            Some(Silence::Stuck) => std::future::pending().await,
+            Some(Silence::Unavailable) => Err(Status::unavailable("the shim is away")),
+            Some(Silence::Refused) => Err(Status::internal("no task")),
+            None => {
+                let network = v1::PodSandboxNetworkStatus { ip: ADDRESS.to_string(), ..Default::default() };
+                let status = v1::PodSandboxStatus { network: Some(network), ..Default::default() };
+                Ok(Response::new(v1::PodSandboxStatusResponse { status: Some(status), ..Default::default() }))
+            }
+        }
     }
 
     async fn list_containers(
@@ -217,6 +266,11 @@ impl Stage {
     fn knows(&self, pod: &str) -> bool {
         let pods: Arc<PodIndex> = self.source.names().pods();
         pods.contains_key(&format!("uid-{pod}"))
+    }
+
+    /// Whether details of the pod's sandbox are known.
+    fn knows_address(&self, pod: &str) -> bool {
+        self.source.names().pods().get(&format!("uid-{pod}")).is_some_and(|pod| pod.addresses == [ADDRESS])
     }
 
     fn state(&self) -> ProbeState {
@@ -332,6 +386,64 @@ fn a_socket_that_goes_and_comes_back() {
     stage.makes("later");
     stage.node.tell();
     stage.until("a name that an event told", |stage| stage.knows("later"));
+}
+
+#[test]
+fn one_sandbox_that_is_stuck_hides_no_other() {
+    for how in [Silence::Stuck, Silence::Unavailable, Silence::Refused] {
+        let stage = Stage::new("v1.7.27", false);
+        stage.node.silence("ill", Some(how));
+        ["ill", "well"].into_iter().for_each(|pod| stage.makes(pod));
+        stage.until("the other's address", |stage| stage.knows_address("well"));
+        assert!(stage.knows("ill") && !stage.knows_address("ill"), "its name is in the list");
+        stage.makes("new");
+        stage.until("the next one's address", |stage| stage.knows_address("new"));
+        assert_eq!(stage.state(), ProbeState::Ok);
+        assert!(stage.metrics.source_errors(SOURCE) >= 1);
+        // Waits of at least 100, 200, 400 and 800 milliseconds; of 20 seconds after two without an answer.
+        let details = stage.node.details();
+        std::thread::sleep(Duration::from_secs(1));
+        let asked = stage.node.details() - details;
+        let is_stuck = matches!(how, Silence::Stuck);
+        assert!(asked <= if is_stuck { 0 } else { 5 }, "{asked}");
+        if !is_stuck {
+            stage.node.silence("ill", None);
+            stage.until("its address", |stage| stage.knows_address("ill"));
+        }
+    }
+}
+
+#[test]
+fn many_that_are_silent_take_a_bounded_time_and_the_rest_is_told_after_them() {
+    const ILL: [&str; 5] = ["a", "b", "c", "d", "e"];
+    let stage = Stage::new("v1.7.27", false);
+    ILL.into_iter().for_each(|pod| stage.node.silence(pod, Some(Silence::Unavailable)));
+    ILL.into_iter().chain(["well"]).for_each(|pod| stage.makes(pod));
+    stage.until("all names", |stage| stage.knows("a") && stage.knows("well"));
+    stage.until("an address", |stage| stage.knows_address("well"));
+    assert_eq!(stage.state(), ProbeState::Ok);
+}
+
+#[test]
+fn a_runtime_that_does_not_say_its_version_either_is_gone_and_what_it_told_stays() {
+    const ILL: [&str; 3] = ["a", "b", "c"];
+    let stage = Stage::new("v1.7.27", false);
+    stage.makes("old");
+    stage.until("an address", |stage| stage.knows_address("old"));
+    let details = stage.node.details();
+    stage.node.mute.store(true, Relaxed);
+    ILL.into_iter().for_each(|pod| stage.node.silence(pod, Some(Silence::Unavailable)));
+    ILL.into_iter().for_each(|pod| stage.makes(pod));
+    stage.until("it is gone", |stage| stage.state() == ProbeState::Failed);
+    assert!(stage.knows_address("old"));
+    stage.node.mute.store(false, Relaxed);
+    ILL.into_iter().for_each(|pod| stage.node.silence(pod, None));
+    stage.until("it is back", |stage| ILL.iter().all(|pod| stage.knows_address(pod)));
+    assert_eq!(
+        (stage.state(), stage.node.details() - details),
+        (ProbeState::Ok, 6),
+        "the old one is not asked for again"
+    );
 }
 
 /// On Docker with cri-dockerd, and on k3s beside Docker, the first usual socket is there and is no runtime.

@@ -3,14 +3,18 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
+    time::{Duration, Instant},
 };
 
 use observer_cri::v1;
 use serde::Deserialize;
 
-use super::super::{
-    pod::{self, ContainerIdentity, PodIdentity, PodIndex, SandboxIdentity, clean},
-    workload,
+use super::{
+    super::{
+        pod::{self, ContainerIdentity, PodIdentity, PodIndex, SandboxIdentity, clean},
+        workload,
+    },
+    later::Later,
 };
 use crate::sandbox::Runtime;
 
@@ -32,6 +36,17 @@ pub struct Facts {
     runtime: Runtime,
     sandboxes: HashMap<String, SandboxFacts>,
     images: HashMap<String, String>,
+    /// What the runtime did not tell.
+    later: Later,
+}
+
+/// Something that the lists do not tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Detail {
+    /// The status of the sandbox with this id.
+    Sandbox(String),
+    /// The status of the container with this id.
+    Container(String),
 }
 
 /// Details of a sandbox.
@@ -138,15 +153,27 @@ impl Facts {
         Self { runtime, ..Self::default() }
     }
 
+    /// What the runtime is to be asked for now, each with whether it failed before: what is new first, then what has
+    /// waited for longest.
+    pub fn to_ask(&self, listing: &Listing, now: Instant) -> Vec<(Detail, bool)> {
+        let due = |id: &String| self.later.due(id);
+        let sandboxes = self.sandboxes_to_ask(listing).into_iter().map(|id| (due(&id), Detail::Sandbox(id)));
+        let containers = self.containers_to_ask(listing).into_iter().map(|id| (due(&id), Detail::Container(id)));
+        let ready = |(due, _): &(Option<Instant>, Detail)| due.is_none_or(|due| due <= now);
+        let mut asked: Vec<_> = sandboxes.chain(containers).filter(ready).collect();
+        asked.sort_by_key(|(due, _)| *due);
+        asked.into_iter().map(|(due, detail)| (detail, due.is_some())).collect()
+    }
+
     /// Sandboxes that run and that nothing is known of.
-    pub fn sandboxes_to_ask(&self, listing: &Listing) -> Vec<String> {
+    fn sandboxes_to_ask(&self, listing: &Listing) -> Vec<String> {
         let ready = |sandbox: &&v1::PodSandbox| sandbox.state() == v1::PodSandboxState::SandboxReady;
         let ids = listing.sandboxes.iter().filter(ready).map(|sandbox| &sandbox.id);
         ids.filter(|id| !self.sandboxes.contains_key(*id)).cloned().collect()
     }
 
     /// Containers whose image the list tells by its digest alone.
-    pub fn containers_to_ask(&self, listing: &Listing) -> Vec<String> {
+    fn containers_to_ask(&self, listing: &Listing) -> Vec<String> {
         let asked =
             |container: &&v1::Container| in_list(container).is_none() && !self.images.contains_key(&container.id);
         listing.containers.iter().filter(asked).map(|container| container.id.clone()).collect()
@@ -154,14 +181,32 @@ impl Facts {
 
     /// Keeps what is told of a sandbox.
     pub fn sandbox(&mut self, id: String, facts: SandboxFacts) {
+        self.later.told(&id);
         self.sandboxes.insert(id, facts);
     }
 
     /// Keeps what is told of a container.
     pub fn container(&mut self, id: String, status: Option<&v1::ContainerStatus>) {
+        self.later.told(&id);
         let image = status.and_then(|status| status.image.as_ref());
         let written = image.and_then(as_written).map(clean);
         self.images.insert(id, written.unwrap_or_default());
+    }
+
+    /// The runtime was asked for this, and did not tell it for so long.
+    pub fn failed(&mut self, detail: &Detail, now: Instant, took: Duration) {
+        let (Detail::Sandbox(id) | Detail::Container(id)) = detail;
+        self.later.failed(id, now, took);
+    }
+
+    /// How much it was asked for and has not told.
+    pub fn missing(&self) -> usize {
+        self.later.len()
+    }
+
+    /// Whether this is what the runtime calls itself whose facts these are, as far as its name is known.
+    pub fn is_of(&self, runtime: &str) -> bool {
+        self.runtime == Self::of(runtime).runtime
     }
 
     /// Forgets what is not listed any more.
@@ -170,6 +215,7 @@ impl Facts {
         let containers: HashSet<&str> = listing.containers.iter().map(|container| container.id.as_str()).collect();
         self.sandboxes.retain(|id, _| sandboxes.contains(id.as_str()));
         self.images.retain(|id, _| containers.contains(id.as_str()));
+        self.later.retain(|id| sandboxes.contains(id) || containers.contains(id));
     }
 }
 

@@ -187,6 +187,31 @@ fn what_is_gone_is_forgotten() {
 }
 
 #[test]
+fn what_failed_is_asked_for_after_what_is_new_and_not_at_once() {
+    let sandbox = |id: &str| v1::PodSandbox { id: id.into(), ..Default::default() };
+    let container = v1::Container { id: "c".into(), ..Default::default() };
+    let listing = Listing { sandboxes: ["a", "b", "new"].map(sandbox).into(), containers: vec![container] };
+    let (mut facts, now) = (Facts::default(), Instant::now());
+    let [a, b, new] = ["a", "b", "new"].map(|id| Detail::Sandbox(id.into()));
+    let c = Detail::Container("c".into());
+    facts.failed(&a, now, Duration::from_secs(2));
+    facts.failed(&b, now, Duration::from_secs(1));
+    assert_eq!(facts.to_ask(&listing, now), [(new.clone(), false), (c.clone(), false)]);
+    let later = now + Duration::from_secs(20);
+    assert_eq!(facts.to_ask(&listing, later), [(new, false), (c, false), (b, true), (a, true)]);
+    assert_eq!(facts.missing(), 2);
+    facts.sandbox("a".into(), SandboxFacts::default());
+    facts.forget_others(&Listing::default());
+    assert_eq!((facts.missing(), facts.later.due("b")), (0, None));
+}
+
+#[test]
+fn facts_are_one_runtimes() {
+    let facts = Facts::of("containerd");
+    assert!(facts.is_of("containerd") && !facts.is_of("cri-o") && Facts::default().is_of("another"));
+}
+
+#[test]
 fn hostile_answers_are_bounded_or_left_out() {
     let metadata = v1::PodSandboxMetadata { name: "n\n".repeat(1000), ..Default::default() };
     let listing = Listing {

@@ -4,6 +4,7 @@ mod client;
 mod endpoint;
 mod events;
 mod follow;
+mod later;
 mod listing;
 mod pace;
 
