@@ -14,6 +14,9 @@ use crate::{
     sandbox::{Container, ContainerKind, Sandbox},
 };
 
+/// The last moment before the end of time: who lives has its addresses then.
+const LATEST: u64 = u64::MAX - 1;
+
 /// Sandboxes at one moment, with the indices that attribution needs. Never changed once made.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -56,8 +59,9 @@ impl Snapshot {
     }
 
     /// Builds the indices. The `others` are not observed: they are named where they are somebody's peer, and nowhere else.
-    /// One of them that has attach points may still be observed, when more is known of it. Of two live sandboxes with one address one that is observed wins, then the
-    /// later one; a gone one never hides a live one.
+    /// One of them that has attach points may still be observed, when more is known of it. Of two live sandboxes with one
+    /// address one whose address was told wins, then one that is observed, then the later one; a gone one never hides a
+    /// live one.
     #[must_use]
     pub fn with_others(
         mut sandboxes: Vec<Arc<Sandbox>>,
@@ -70,7 +74,7 @@ impl Snapshot {
         let mut by_cgroup = FastMap::default();
         let mut by_address = FastMap::default();
         let mut shared: FastMap<IpAddr, Vec<usize>> = FastMap::default();
-        let rank = |at: usize| (sandboxes[at].alive, at < observed);
+        let rank = |at: usize| (sandboxes[at].alive, sandboxes[at].is_told(), at < observed);
         for (at, sandbox) in sandboxes.iter().enumerate() {
             for id in std::iter::once(sandbox.cgroup_id).chain(sandbox.other_cgroup_ids.iter().copied()) {
                 if id != 0 {
@@ -89,7 +93,7 @@ impl Snapshot {
                 }
             }
             if !sandbox.host_network {
-                for address in &sandbox.addresses {
+                for address in sandbox.peer_addresses() {
                     if let Some(before) = by_address.get(address) {
                         shared.entry(*address).or_insert_with(|| vec![*before]).push(at);
                     }
@@ -212,23 +216,46 @@ impl Snapshot {
         Some(Owner { sandbox, container: container.map(|index| &sandbox.containers[index]) })
     }
 
-    /// The pod (never one on the host network) that has this address.
+    /// The pod (never one on the host network) that has this address, or had it last.
     #[must_use]
     pub fn by_address(&self, address: IpAddr) -> Option<&Arc<Sandbox>> {
-        self.by_address.get(&address).map(|at| &self.sandboxes[*at])
+        let owner = &self.sandboxes[*self.by_address.get(&address)?];
+        self.holds(owner, address, LATEST).then_some(owner)
     }
 
     /// The pod (never one on the host network) that had this address at a moment, in nanoseconds of `CLOCK_MONOTONIC`.
-    /// Of several one that is observed wins, then the one that came last.
+    /// Of several one whose address was told wins, then one that is observed, then the one that came last. An address
+    /// that nobody told is the node's if the node has it too, and nobody's if it [is disputed](Self::is_disputed).
     #[must_use]
     pub fn owner_at(&self, address: IpAddr, at: u64) -> Option<&Arc<Sandbox>> {
         let had = |index: &&usize| (self.sandboxes[**index].since..self.sandboxes[**index].until).contains(&at);
-        let rank = |index: &&usize| (**index < self.observed, self.sandboxes[**index].since, **index);
+        let rank = |index: &&usize| {
+            let sandbox = &self.sandboxes[**index];
+            (sandbox.is_told(), **index < self.observed, sandbox.since, **index)
+        };
         let owner = match self.shared.get(&address) {
             Some(all) => all.iter().filter(had).max_by_key(rank),
             None => self.by_address.get(&address).filter(had),
         };
-        owner.map(|index| &self.sandboxes[*index])
+        owner.map(|index| &self.sandboxes[*index]).filter(|owner| self.holds(owner, address, at))
+    }
+
+    /// Whether an address that this sandbox had at a moment is its own for its peers too.
+    fn holds(&self, owner: &Sandbox, address: IpAddr, at: u64) -> bool {
+        owner.is_told() || !(self.is_node_address(address) || self.is_disputed(address, at))
+    }
+
+    /// True when nobody told whose this address is, and at a moment (nanoseconds of `CLOCK_MONOTONIC`) several pods had it
+    /// that live still, each in a network namespace of its own: a packet for it may have been for any of them, or for
+    /// none.
+    #[must_use]
+    pub fn is_disputed(&self, address: IpAddr, at: u64) -> bool {
+        let all = self.shared.get(&address).map(Vec::as_slice).unwrap_or_default();
+        let sandboxes = all.iter().map(|index| &self.sandboxes[*index]);
+        let living: Vec<_> = sandboxes.filter(|one| one.alive && one.until == u64::MAX && one.since <= at).collect();
+        let mut namespaces = living.iter().filter_map(|sandbox| sandbox.netns);
+        let first = namespaces.next();
+        !living.iter().any(|sandbox| sandbox.is_told()) && namespaces.any(|other| Some(other) != first)
     }
 
     /// True for an address of the node itself.
@@ -308,6 +335,48 @@ mod tests {
             ids.into_iter().for_each(|id| assert_eq!(snapshot.kin(id), kin));
         }
         assert_eq!(snapshot.kin(99), [99], "nobody knows it");
+    }
+
+    #[test]
+    fn an_address_that_was_told_is_no_others() {
+        let in_netns = |life: u64, times, netns| Sandbox { netns: Some(netns), ..pod(life, times) };
+        let told = Sandbox { told_addresses: vec![ADDRESS.into()], ..in_netns(1, (10, u64::MAX), 1) };
+        let elsewhere = Sandbox { told_addresses: vec![[10, 0, 0, 9].into()], ..in_netns(2, (12, u64::MAX), 2) };
+        let untold = in_netns(3, (14, u64::MAX), 3);
+        let all = snapshot(vec![told, elsewhere.clone(), untold.clone()]);
+        assert_eq!(owners(&all, [9, 10, 13, 14, 30]), [None, Some("1"), Some("1"), Some("1"), Some("1")]);
+        assert!(all.by_address(ADDRESS.into()).is_some_and(|pod| pod.key.0 == "1"));
+        assert!(!all.is_disputed(ADDRESS.into(), 30));
+        // A Docker's bridge in a pod is reached from nowhere else.
+        let bridge = snapshot(vec![elsewhere]);
+        assert_eq!(owners(&bridge, [12; 5]), [None; 5]);
+        assert_eq!(bridge.owner_at([10, 0, 0, 9].into(), 12).map(|pod| pod.key.0.as_str()), Some("2"));
+        let node = |pod| Snapshot::new(vec![Arc::new(pod)], HashSet::from([ADDRESS.into()]), String::new());
+        assert_eq!(owners(&node(untold.clone()), [14; 5]), [None; 5], "the node has it");
+        assert!(node(untold.clone()).by_address(ADDRESS.into()).is_none());
+        let told = Sandbox { told_addresses: vec![ADDRESS.into()], ..untold };
+        assert_eq!(owners(&node(told), [14; 5]), [Some("3"); 5]);
+    }
+
+    #[test]
+    fn an_address_that_several_live_with_is_nobodys_unless_they_share_the_namespace() {
+        let in_netns = |life: u64, times, netns| Sandbox { netns, ..pod(life, times) };
+        let moments = [9, 10, 19, 20, 30];
+        let (one, later) = (in_netns(1, (10, u64::MAX), Some(1)), |netns| in_netns(2, (20, u64::MAX), netns));
+        let two = snapshot(vec![one.clone(), later(Some(2))]);
+        assert_eq!(owners(&two, moments), [None, Some("1"), Some("1"), None, None]);
+        assert!(two.is_disputed(ADDRESS.into(), 20) && !two.is_disputed(ADDRESS.into(), 19));
+        assert!(two.by_address(ADDRESS.into()).is_none());
+        for joined in [Some(1), None] {
+            let same = snapshot(vec![one.clone(), later(joined)]);
+            assert_eq!(owners(&same, moments), [None, Some("1"), Some("1"), Some("2"), Some("2")], "{joined:?}");
+        }
+        // It moved: the old one is gone, or known to have ended.
+        let gone = snapshot(vec![in_netns(1, (10, 25), Some(1)), later(Some(2))]);
+        assert_eq!(owners(&gone, moments), [None, Some("1"), Some("1"), Some("2"), Some("2")]);
+        let ended = two.with_ends(&mut HashMap::from([(11, 25)]));
+        assert_eq!(owners(&ended, moments), [None, Some("1"), Some("1"), Some("2"), Some("2")]);
+        assert!(ended.by_address(ADDRESS.into()).is_some());
     }
 
     #[test]

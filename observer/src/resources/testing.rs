@@ -44,6 +44,7 @@ pub(crate) fn sandbox(name: &str, containers: Vec<Container>) -> Sandbox {
         netns: None,
         host_network: false,
         addresses: vec![],
+        told_addresses: vec![],
         workload_kind: String::new(),
         workload: String::new(),
         phase: String::new(),

@@ -208,13 +208,12 @@ fn group(
         runtime_handler: &identity.runtime_handler,
         programs: &programs,
     });
-    let addresses: Vec<IpAddr> = match netns {
-        Some(netns) if !host_network => (known.addresses)(netns).into_iter().collect(),
-        _ => Vec::new(),
-    };
-    // What the runtime tells, where the namespace cannot be looked into or has no interface (a VM has its own).
-    let addresses =
-        if addresses.is_empty() && netns.is_some() && !host_network { identity.addresses } else { addresses };
+    let is_reached = netns.is_some() && !host_network;
+    let told_addresses = if is_reached { identity.addresses } else { Vec::new() };
+    // The namespace may be one that cannot be looked into, or that has no interface (a VM has its own).
+    let own = netns.filter(|_| is_reached).map(known.addresses).unwrap_or_default();
+    let further = own.into_iter().filter(|address| !told_addresses.contains(address));
+    let addresses = told_addresses.iter().copied().chain(further).collect();
     Sandbox {
         key,
         uid: String::new(),
@@ -233,6 +232,7 @@ fn group(
         netns: netns.filter(|_| !on_node || host_network),
         host_network,
         addresses,
+        told_addresses,
         workload_kind: identity.workload_kind,
         workload: identity.workload,
         phase: identity.phase,

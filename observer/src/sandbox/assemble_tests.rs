@@ -140,7 +140,9 @@ fn the_runtime_says_which_container_is_pause_and_a_group_of_its_own_is_a_pod() {
         [("a", pause, "pause:3"), ("d", pause, ""), ("b", app, "")],
         "an older sandbox's pause is one too"
     );
-    assert_eq!(sandbox.addresses, [IpAddr::from([10, 0, 0, 2])], "the interfaces are asked first");
+    let [told, own] = [[10, 9, 9, 9], [10, 0, 0, 2]].map(IpAddr::from);
+    assert_eq!(sandbox.addresses, [told, own], "what is told comes first");
+    assert_eq!(sandbox.told_addresses, [told]);
 }
 
 #[test]

@@ -99,6 +99,7 @@ impl Remembered {
             netns: None,
             host_network: false,
             addresses: Vec::new(),
+            told_addresses: Vec::new(),
             workload_kind: String::new(),
             workload: String::new(),
             phase: String::new(),
@@ -175,6 +176,10 @@ pub fn carry_over(sandbox: &mut Sandbox, old: Option<&Sandbox>) {
     // A runtime may tell late that the namespace is the node's, after its addresses were read.
     if sandbox.addresses.is_empty() && !sandbox.host_network {
         sandbox.addresses.clone_from(&old.addresses);
+    }
+    // Who told them may have lost the pod before it has ended.
+    if !sandbox.is_told() && !sandbox.host_network && sandbox.netns == old.netns {
+        sandbox.told_addresses.clone_from(&old.told_addresses);
     }
     if sandbox.sandbox_id.is_empty() {
         sandbox.sandbox_id.clone_from(&old.sandbox_id);
@@ -264,5 +269,22 @@ mod tests {
         let mut node = Sandbox { netns: Some(1), host_network: true, ..sandbox("p", vec![]) };
         carry_over(&mut node, Some(&old));
         assert!(node.addresses.is_empty());
+    }
+
+    #[test]
+    fn addresses_that_were_told_hold_while_the_namespace_does() {
+        let told = vec![[10, 0, 0, 1].into()];
+        let old = Sandbox { netns: Some(1), told_addresses: told.clone(), ..sandbox("p", vec![]) };
+        let carried = |now: Sandbox| {
+            let mut now = now;
+            carry_over(&mut now, Some(&old));
+            now.told_addresses
+        };
+        assert_eq!(carried(Sandbox { netns: Some(1), ..sandbox("p", vec![]) }), told);
+        assert_eq!(carried(Sandbox { netns: None, ..sandbox("p", vec![]) }), told, "its processes have ended");
+        assert!(carried(Sandbox { netns: Some(2), ..sandbox("p", vec![]) }).is_empty());
+        assert!(carried(Sandbox { netns: Some(1), host_network: true, ..sandbox("p", vec![]) }).is_empty());
+        let again = vec![[10, 0, 0, 2].into()];
+        assert_eq!(carried(Sandbox { told_addresses: again.clone(), ..sandbox("p", vec![]) }), again);
     }
 }

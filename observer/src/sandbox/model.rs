@@ -162,8 +162,11 @@ pub struct Sandbox {
     pub netns: Option<u64>,
     /// True when it shares the node's network namespace.
     pub host_network: bool,
-    /// Addresses of the sandbox, without loopback and link-local ones; empty for host network.
+    /// Addresses of the sandbox, without loopback and link-local ones: those that were told, in that order, then what
+    /// else its network namespace has. Empty for host network.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that the runtime, the kubelet or the API tells; empty where nobody does, and for host network.
+    pub told_addresses: Vec<IpAddr>,
     /// The top owner's kind (`Deployment`, `Pod`, …), or empty.
     pub workload_kind: String,
     /// The top owner's name, or empty.
@@ -196,6 +199,19 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// Addresses by which others reach it. Those that were told, where they were: a pod may give itself any address
+    /// (a Docker in it makes the bridge 172.17.0.1 in each such pod), and would take what is sent to others that have it.
+    #[must_use]
+    pub fn peer_addresses(&self) -> &[IpAddr] {
+        if self.is_told() { &self.told_addresses } else { &self.addresses }
+    }
+
+    /// Whether somebody has told its addresses.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        !self.told_addresses.is_empty()
+    }
+
     /// Where its network namespace may be opened: what the runtime tells, as the node's first process sees it and as this one
     /// does, then that of its processes.
     #[must_use]
@@ -216,6 +232,16 @@ impl Sandbox {
 mod tests {
     use super::*;
     use crate::resources::testing;
+
+    #[test]
+    fn others_reach_a_sandbox_at_what_was_told() {
+        let [told, own] = [[10, 0, 0, 5], [172, 17, 0, 1]].map(IpAddr::from);
+        let mut pod = testing::sandbox("p", vec![]);
+        pod.addresses = vec![told, own];
+        assert_eq!((pod.peer_addresses(), pod.is_told()), (&[told, own][..], false));
+        pod.told_addresses = vec![told];
+        assert_eq!((pod.peer_addresses(), pod.is_told()), (&[told][..], true));
+    }
 
     #[test]
     fn a_namespace_is_looked_for_where_the_runtime_says_then_at_processes() {

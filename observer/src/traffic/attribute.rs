@@ -212,6 +212,7 @@ impl<'a> View<'a> {
         if snapshot.is_node_address(address) {
             return Self { who: Who::Kind, ..Self::nobody(PeerKind::Node) };
         }
+        let is_disputed = snapshot.is_disputed(address, at);
         let answer = book.map(|book| book.told(address, at));
         let told = match answer {
             Some(Told::By(record)) => {
@@ -219,11 +220,11 @@ impl<'a> View<'a> {
                 return Self { peer, who: Who::Record(record), told: true, is_cgroup: false };
             }
             // One that was a pod's of this node is known to be nobody's, before the book says so.
-            Some(Told::Nothing | Told::Pending) => snapshot.by_address(address).is_some(),
+            Some(Told::Nothing | Told::Pending) => is_disputed || snapshot.by_address(address).is_some(),
             Some(Told::Nobody) | None => true,
         };
         // Pods may have public addresses: before the resolver says that nobody has it, it may be anybody's.
-        let is_external = is_public(address) && answer != Some(Told::Pending);
+        let is_external = is_public(address) && answer != Some(Told::Pending) && !is_disputed;
         let kind = if is_external { PeerKind::External } else { PeerKind::Other };
         Self { told, ..Self::nobody(kind) }
     }
@@ -369,6 +370,7 @@ pub(super) mod tests {
             netns: Some(cgroup_id),
             host_network: address.is_empty(),
             addresses: address.parse().into_iter().collect(),
+            told_addresses: address.parse().into_iter().collect(),
             workload_kind: if name == "web" { "Deployment".into() } else { String::new() },
             workload: if name == "web" { "shopfront".into() } else { String::new() },
             phase: String::new(),
@@ -465,6 +467,36 @@ pub(super) mod tests {
         assert_eq!(peer_of(to(12, "2606:2800:220:1::1")).0, PeerKind::External);
         for unknown in ["10.99.0.1", "100.64.3.4", "169.254.1.1", "224.0.0.1", "fe80::1", "fd01::1", "ff02::1"] {
             assert_eq!(peer_of(to(12, unknown)).0, PeerKind::Other, "{unknown}");
+        }
+    }
+
+    /// Two pods in which a Docker runs, on a node where one runs too.
+    #[test]
+    fn addresses_that_pods_gave_themselves_are_the_nodes_or_nobodys() {
+        let (bridge, inner): (IpAddr, IpAddr) = ("172.17.0.1".parse().unwrap(), "203.0.113.7".parse().unwrap());
+        let with = |told: bool| {
+            let pods = [("a", 40, "10.88.0.4"), ("b", 50, "10.88.0.5")].map(|(name, cgroup, address)| {
+                let inside = vec![container("app", cgroup + 1, ContainerKind::Application)];
+                let mut pod = Arc::unwrap_or_clone(sandbox(name, cgroup, address, inside));
+                pod.addresses.extend([bridge, inner]);
+                if !told {
+                    pod.told_addresses.clear();
+                }
+                Arc::new(pod)
+            });
+            Snapshot::new(pods.into(), HashSet::from([bridge]), "n".into())
+        };
+        let seen = |snapshot: &Snapshot, address: &str| {
+            let (key, owner) = (to(41, address), snapshot.by_cgroup(41).unwrap());
+            let View { peer, told, .. } = View::at(&key, &owner, &knowing(snapshot, PeerDetail::Pod), 1);
+            (peer.kind, peer.pod.to_owned(), told)
+        };
+        for told in [true, false] {
+            let snapshot = with(told);
+            assert_eq!(seen(&snapshot, "10.88.0.5"), (PeerKind::Pod, "b".into(), true));
+            assert_eq!(seen(&snapshot, "172.17.0.1").0, PeerKind::Node);
+            let kind = if told { PeerKind::External } else { PeerKind::Other };
+            assert_eq!(seen(&snapshot, "203.0.113.7"), (kind, String::new(), true), "it may be one of theirs, or not");
         }
     }
 

@@ -5,6 +5,7 @@
 //! time: a namespace that dropped a packet while a process of the pod was in the namespace of this inode is the pod's.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     time::{Duration, Instant, SystemTime},
@@ -197,21 +198,28 @@ fn holder(snapshot: &Snapshot, inode: u64, time: SystemTime) -> Option<&Sandbox>
 }
 
 /// Addresses of living pods, IPv4 as `::ffff:a.b.c.d`, each with the id of a cgroup of its pod. An address that two pods
-/// have is nobody's.
+/// have is nobody's, unless it was told of one of them alone; one that nobody told and that the node has is the node's.
 #[must_use]
 pub fn pod_addresses(snapshot: &Snapshot) -> HashMap<[u8; 16], u64> {
-    let mut found: HashMap<[u8; 16], Option<u64>> = HashMap::new();
+    let mut found: HashMap<[u8; 16], (bool, Option<u64>)> = HashMap::new();
     for sandbox in snapshot.sandboxes().iter().filter(|sandbox| sandbox.alive && !sandbox.host_network) {
         let Some(cgroup) = cgroups(sandbox).next() else { continue };
-        for address in &sandbox.addresses {
+        let told = sandbox.is_told();
+        for address in sandbox.peer_addresses().iter().filter(|address| told || !snapshot.is_node_address(**address)) {
             let bytes = match address {
                 IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
                 IpAddr::V6(v6) => v6.octets(),
             };
-            found.entry(bytes).and_modify(|owner| *owner = None).or_insert(Some(cgroup));
+            let claim = (told, Some(cgroup));
+            let known = found.entry(bytes).or_insert(claim);
+            match known.0.cmp(&told) {
+                Ordering::Less => *known = claim,
+                Ordering::Equal if known.1 != Some(cgroup) => known.1 = None,
+                _ => {}
+            }
         }
     }
-    found.into_iter().filter_map(|(address, cgroup)| Some((address, cgroup?))).collect()
+    found.into_iter().filter_map(|(address, (_, cgroup))| Some((address, cgroup?))).collect()
 }
 
 /// Inodes of the network namespaces of living pods.
@@ -413,6 +421,15 @@ mod tests {
         };
         assert_eq!((of("fd00:88::2"), of("10.88.0.3")), (Some(10), Some(21)));
         assert_eq!((of("10.88.0.4"), of("10.88.0.5"), found.len()), (None, None, 2));
+        let untold = |name, cgroup, address| Sandbox {
+            told_addresses: vec![],
+            ..Arc::unwrap_or_clone(pod(name, cgroup, address, 1, true))
+        };
+        let node = "172.17.0.1";
+        let pods = [untold("f", 60, "10.88.0.4"), Sandbox::clone(&twin), untold("g", 70, node)];
+        let all = Snapshot::new(pods.map(Arc::new).into(), HashSet::from([node.parse().unwrap()]), String::new());
+        let told = std::net::Ipv4Addr::new(10, 88, 0, 4);
+        assert_eq!(pod_addresses(&all), HashMap::from([(told.to_ipv6_mapped().octets(), 30)]));
         assert_eq!(
             pod_namespaces(&snapshot(vec![twin, pod("e", 50, "", 1, true), pod("f", 60, "::1", 1, false)])),
             [NETNS]
