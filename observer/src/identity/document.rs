@@ -152,6 +152,7 @@ impl Pod {
                     attempt,
                     requests,
                     limits,
+                    ..ContainerIdentity::default()
                 };
                 containers.insert(clean(id), told);
             }
@@ -295,7 +296,14 @@ mod tests {
         assert_eq!(web.runtime_class, "kata");
         let requests = Requests { cpu_millis: Some(100), memory_bytes: Some(16 << 20) };
         let limits = Limits { cpu_millis: Some(1000), memory_bytes: None };
-        let app = |attempt| ContainerIdentity { name: "app".into(), image: "i:1".into(), attempt, requests, limits };
+        let app = |attempt| ContainerIdentity {
+            name: "app".into(),
+            image: "i:1".into(),
+            attempt,
+            requests,
+            limits,
+            ..ContainerIdentity::default()
+        };
         assert_eq!(web.containers["abc"], app(Some(1)));
         assert_eq!(web.containers["old"], app(None), "before it was started again");
         assert_eq!(web.labels["pod-template-hash"], "7d9");
@@ -305,6 +313,7 @@ mod tests {
             attempt: Some(2),
             requests: Requests { cpu_millis: Some(1), memory_bytes: None },
             limits: Limits { cpu_millis: None, memory_bytes: Some(1 << 10) },
+            ..ContainerIdentity::default()
         };
         assert_eq!(web.containers["ini"], init);
         let [name, image] = ["debugger-x", "i:3"].map(str::to_owned);

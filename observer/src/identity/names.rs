@@ -115,7 +115,7 @@ fn ids(pod: &PodIdentity) -> impl Iterator<Item = &String> {
 /// | labels, annotations | the first that has some: they change while a pod lives, and the runtime has those of its start |
 /// | addresses | the runtime, which made them; else the first that has some |
 /// | sandboxes, handler | the runtime alone knows them |
-/// | containers | all of all; of one that several have, the first name, the first image, the first requests, the first limits, and the runtime's count of attempts, else the first |
+/// | containers | all of all; of one that several have, the first name, the first image, the first requests, the first limits, and the runtime's count of attempts, else the first; its sandbox is the runtime's |
 #[must_use]
 pub fn merge(documents: [&PodIndex; 3], cri: &PodIndex) -> PodIndex {
     let mut pods = cri.clone();
@@ -257,7 +257,8 @@ mod tests {
             let requests = Requests { memory_bytes: (who != "cri").then_some(number.into()), cpu_millis: None };
             let limits = Limits { cpu_millis: requests.memory_bytes.map(|bytes| bytes + 1), memory_bytes: None };
             let [name, image] = [who; 2].map(str::to_owned);
-            let container = ContainerIdentity { name, image, attempt: Some(number), requests, limits };
+            let sandbox = if who == "cri" { "s".to_owned() } else { String::new() };
+            let container = ContainerIdentity { name, image, attempt: Some(number), requests, limits, sandbox };
             let [name, phase, workload] = [who; 3].map(str::to_owned);
             let pod = PodIdentity {
                 namespace: who.into(),
@@ -291,6 +292,7 @@ mod tests {
             assert_eq!(container.requests.memory_bytes, asked);
             assert_eq!(container.limits.cpu_millis, asked.map(|asked| asked + 1));
             assert_eq!((container.attempt, merged.addresses[0]), (Some(4), [10, 0, 0, 4].into()), "the runtime's");
+            assert_eq!(container.sandbox, "s", "the runtime alone tells it");
             let without = &merge(documents, &none);
             let Some(pod) = without.get("u") else { continue };
             let number = asked.unwrap();

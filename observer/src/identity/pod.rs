@@ -65,6 +65,8 @@ pub struct ContainerIdentity {
     pub image: String,
     /// How often a container of this name was started in the pod before; `None` where nobody tells.
     pub attempt: Option<u32>,
+    /// The id of the sandbox that it runs in, or empty: the runtime alone tells it.
+    pub sandbox: String,
     /// What it asked for, as far as it is told.
     pub requests: Requests,
     /// What it may use, as far as it is told. What the kernel holds it to is in its cgroup.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock,
-    identity::{PodIdentity, PodIndex},
+    identity::{PodIdentity, PodIndex, SandboxIdentity},
 };
 
 /// Characters of an id that stand for a name that nobody tells.
@@ -193,8 +193,9 @@ fn group(
         })
         .collect();
     let identity = identity.cloned().unwrap_or_default();
-    let sandbox_id = pause.map(|at| inside[at].id.clone()).unwrap_or_default();
-    let told = identity.sandbox(&sandbox_id).cloned().unwrap_or_default();
+    let pause = pause.map(|at| inside[at].id.as_str()).unwrap_or_default();
+    let told = identity.sandbox(pause).or_else(|| named(inside, &identity)).cloned().unwrap_or_default();
+    let sandbox_id = if told.id.is_empty() { pause.to_owned() } else { told.id.clone() };
     let netns = facts.iter().flatten().find_map(|facts| facts.namespace("net"));
     // A runtime's own process may be on the node's network while its sandbox is not: a virtual machine's.
     let has_own = !told.netns.is_empty() || !told.host_interface.is_empty();
@@ -258,7 +259,15 @@ fn pause(inside: &[&FoundContainer], facts: &[Option<ProcessFacts>], identity: O
     if let Some(at) = sandboxes.iter().find_map(|sandbox| inside.iter().position(|found| found.id == sandbox.id)) {
         return Some(at);
     }
-    if let Some(at) = facts.iter().position(|facts| facts.as_ref().is_some_and(|facts| facts.name == "pause")) {
+    let is_listed = |id: &str| {
+        let told = identity.and_then(|identity| identity.containers.get(id));
+        told.is_some_and(|told| !told.sandbox.is_empty())
+    };
+    // A program of that name in a container that the runtime lists is the application.
+    let holds = |(found, facts): (&&FoundContainer, &Option<ProcessFacts>)| {
+        facts.as_ref().is_some_and(|facts| facts.name == "pause") && !is_listed(&found.id)
+    };
+    if let Some(at) = inside.iter().zip(facts).position(holds) {
         return Some(at);
     }
     let listed = &identity?.containers;
@@ -268,6 +277,15 @@ fn pause(inside: &[&FoundContainer], facts: &[Option<ProcessFacts>], identity: O
     let first = started(candidate)?;
     let came_first = (0..inside.len()).filter_map(started).all(|other| other >= first);
     (inside.len() > 1 && came_first).then_some(candidate)
+}
+
+/// The sandbox that the runtime says these containers run in; of several the youngest. CRI-O makes no pause container for
+/// most pods (`drop_infra_ctr`).
+fn named<'a>(inside: &[&FoundContainer], identity: &'a PodIdentity) -> Option<&'a SandboxIdentity> {
+    let runs_in = |sandbox: &SandboxIdentity, found: &FoundContainer| {
+        identity.containers.get(&found.id).is_some_and(|told| !told.sandbox.is_empty() && told.sandbox == sandbox.id)
+    };
+    identity.sandboxes.iter().find(|sandbox| inside.iter().any(|found| runs_in(sandbox, found)))
 }
 
 fn container(

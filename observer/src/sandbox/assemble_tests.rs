@@ -145,6 +145,60 @@ fn the_runtime_says_which_container_is_pause_and_a_group_of_its_own_is_a_pod() {
     assert_eq!(sandbox.told_addresses, [told]);
 }
 
+/// CRI-O with `drop_infra_ctr`, its default: the sandbox has an id and no container.
+#[test]
+fn without_a_pause_container_the_containers_say_which_sandbox_they_run_in() {
+    let path = &format!("/kubepods.slice/kubepods-pod{}.slice", UID.replace('-', "_"));
+    let scope = |id: char, pid| {
+        let container = found(id, path, pid, true);
+        FoundContainer { path: format!("{path}/crio-{}.scope", container.id), runtime: Runtime::Crio, ..container }
+    };
+    let pod = |pids: [i32; 2], host_network: bool| {
+        let tree = Found {
+            pods: vec![FoundPod {
+                path: path.clone(),
+                inode: 7,
+                uid: UID.into(),
+                qos: QosClass::Guaranteed,
+                others: vec![],
+            }],
+            // The second one's program is called pause, and is not.
+            containers: vec![scope('a', pids[0]), scope('b', pids[1])],
+            ..Found::default()
+        };
+        let told = |sandbox: char| ContainerIdentity {
+            name: "app".into(),
+            sandbox: String::from(sandbox).repeat(64),
+            ..Default::default()
+        };
+        let sandbox = |id: char| SandboxIdentity {
+            id: String::from(id).repeat(64),
+            host_interface: format!("veth{id}"),
+            netns: if host_network { String::new() } else { format!("/run/netns/{id}") },
+            host_network,
+            ..Default::default()
+        };
+        let identity = PodIdentity {
+            name: "web".into(),
+            sandboxes: vec![sandbox('f'), sandbox('e'), sandbox('d')],
+            containers: HashMap::from([("a".repeat(64), told('e')), ("b".repeat(64), told('d'))]),
+            addresses: vec![IpAddr::from([10, 9, 9, 9])],
+            ..Default::default()
+        };
+        run(&tree, &HashMap::from([(UID.to_owned(), identity)])).remove(0)
+    };
+    let own = pod([21, 29], false);
+    assert_eq!(own.sandbox_id, "e".repeat(64), "the youngest that has a container");
+    assert_eq!((own.told.host_interface.as_str(), own.told.netns.as_str()), ("vethe", "/run/netns/e"));
+    assert_eq!((own.host_network, own.runtime, own.netns), (false, Runtime::Crio, Some(2)));
+    assert_eq!(own.told_addresses, [IpAddr::from([10, 9, 9, 9])]);
+    assert!(own.containers.iter().all(|container| container.kind == ContainerKind::Application));
+    let node = pod([11, 19], true);
+    assert!(node.host_network && node.addresses.is_empty() && node.told_addresses.is_empty());
+    let vm = pod([11, 19], false);
+    assert_eq!((vm.host_network, vm.netns), (false, None), "its runtime's processes are on the node's network");
+}
+
 #[test]
 fn containers_made_by_hand_are_a_pod_when_they_share_a_network_namespace() {
     let tree = Found {

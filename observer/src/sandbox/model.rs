@@ -145,7 +145,7 @@ pub struct Sandbox {
     pub namespace: String,
     /// The pod's name; where nobody tells it, the UID or the cgroup's name.
     pub name: String,
-    /// The id of the pause container, or empty.
+    /// The id of the sandbox, which is the pause container's where there is one; or empty.
     pub sandbox_id: String,
     /// The class from the cgroup path; `None` outside of `kubepods`.
     pub qos: Option<QosClass>,

@@ -246,6 +246,7 @@ pub fn index(listing: &Listing, facts: &Facts) -> PodIndex {
             name: clean(&metadata.name),
             image: image.unwrap_or_default(),
             attempt: Some(metadata.attempt),
+            sandbox: clean(&container.pod_sandbox_id),
             ..Default::default()
         };
         pod.containers.insert(clean(&container.id), told);

@@ -117,6 +117,7 @@ fn pods_of_a_node() {
         name: "crash".into(),
         image: "localhost/busybox:1.35".into(),
         attempt: Some(22),
+        sandbox: pods[CRASHER].sandboxes[0].id.clone(),
         ..Default::default()
     };
     assert_eq!(pods[CRASHER].containers[&crash_id], crash);
