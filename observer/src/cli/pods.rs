@@ -88,10 +88,11 @@ fn node_namespaces(procfs: &Path) -> Vec<(String, u64)> {
     read(INIT).or_else(|| read(own()?)).unwrap_or_default()
 }
 
-/// All sources, each asked once. What goes wrong is said on standard error; the pods are shown all the same.
+/// All sources that know this node's pods, each asked once. What goes wrong is said on standard error; the pods are shown
+/// all the same.
 fn names(options: &PodsOptions) -> Names {
     let metrics = Arc::new(AgentMetrics::new(BuildInfo::default()));
-    let following = options.sources.follow(&metrics);
+    let following = options.sources.follow_own_pods(&metrics);
     following.wait_first(NAMES_WAIT);
     metrics.probes().iter().filter(|probe| probe.state == ProbeState::Failed).for_each(|probe| {
         eprintln!("observer: {}", probe.reason);

@@ -95,6 +95,13 @@ impl SourceOptions {
         Following::start(&self.cri_endpoint, &self.kube(), &self.peers(), metrics)
     }
 
+    /// Starts following those that know this node's own pods: nobody is asked for the cluster's addresses.
+    #[must_use]
+    pub fn follow_own_pods(&self, metrics: &Arc<AgentMetrics>) -> Following {
+        let peers = PeerOptions { source: PeerSource::None, ..self.peers() };
+        Following::start(&self.cri_endpoint, &self.kube(), &peers, metrics)
+    }
+
     /// Who tells of the addresses beyond this node.
     #[must_use]
     pub fn peers(&self) -> PeerOptions {
@@ -135,5 +142,32 @@ impl FromStr for KubeletUrl {
         }
         let url = text.parse().map_err(|_| "must be none, or a URL without a path, like https://10.0.0.1:10250")?;
         Ok(Self(Some(url)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::metrics::BuildInfo;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        sources: SourceOptions,
+    }
+
+    #[test]
+    fn who_wants_its_own_pods_alone_does_not_ask_for_the_clusters() {
+        let arguments = ["c", "--cri.endpoint=none", "--kubernetes=none", "--kubernetes.peers=watch"];
+        let Command { sources } = Command::parse_from(arguments);
+        let probes = |follow: fn(&SourceOptions, &Arc<AgentMetrics>) -> Following| {
+            let metrics = Arc::new(AgentMetrics::new(BuildInfo::default()));
+            drop(follow(&sources, &metrics));
+            metrics.probes().into_iter().map(|probe| probe.name).collect::<Vec<_>>()
+        };
+        assert_eq!(probes(SourceOptions::follow), ["peers"], "it says that it knows no API server");
+        assert!(probes(SourceOptions::follow_own_pods).is_empty());
     }
 }
