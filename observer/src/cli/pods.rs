@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::shares::{Namespaces, by_namespace, called, in_words, shares};
+use super::shares::{Namespaces, Sharing, by_namespace, called, in_words};
 use crate::{
     config::{PathOptions, SourceOptions},
     identity::{Names, PodsFile},
@@ -69,12 +69,13 @@ pub(super) fn run(options: &PodsOptions) -> anyhow::Result<ExitCode> {
     // Without them no interface is shown to be attached to.
     let links = links::read().unwrap_or_default();
     let hooks = |sandbox: &Sandbox| hooks(sandbox, &paths.procfs, &links);
-    let node = node_namespaces(&paths.procfs);
+    let sharing = Sharing::of(&sandboxes, node_namespaces(&paths.procfs));
     match options.output {
         Output::Text if sandboxes.is_empty() => println!("no pods on this node ({} cgroups)", hierarchies.mode()),
-        Output::Text => sandboxes.iter().for_each(|sandbox| print!("{}", tree(sandbox, &hooks(sandbox), &node))),
+        Output::Text => sandboxes.iter().for_each(|sandbox| print!("{}", tree(sandbox, &hooks(sandbox), &sharing))),
         Output::Json => {
-            let list: Vec<Value> = sandboxes.iter().map(|sandbox| document(sandbox, &hooks(sandbox), &node)).collect();
+            let list: Vec<Value> =
+                sandboxes.iter().map(|sandbox| document(sandbox, &hooks(sandbox), &sharing)).collect();
             println!("{}", serde_json::to_string_pretty(&list)?);
         }
     }
@@ -82,7 +83,7 @@ pub(super) fn run(options: &PodsOptions) -> anyhow::Result<ExitCode> {
 }
 
 /// The node's namespaces; ours where the node's are closed to us.
-fn node_namespaces(procfs: &Path) -> Vec<(String, u64)> {
+fn node_namespaces(procfs: &Path) -> Namespaces {
     let own = || i32::try_from(std::process::id()).ok();
     let read = |pid| process::read(procfs, pid).map(|facts| facts.namespaces).filter(|found| !found.is_empty());
     read(INIT).or_else(|| read(own()?)).unwrap_or_default()
@@ -113,14 +114,14 @@ fn hooks(sandbox: &Sandbox, procfs: &Path, links: &[HostLink]) -> Vec<String> {
     points.fold(first, |common, point| common.into_iter().filter(|hook| point.contains(hook)).collect())
 }
 
-fn tree(sandbox: &Sandbox, hooks: &[String], node: &Namespaces) -> String {
+fn tree(sandbox: &Sandbox, hooks: &[String], sharing: &Sharing<'_>) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = write_tree(&mut out, sandbox, hooks, node);
+    let _ = write_tree(&mut out, sandbox, hooks, sharing);
     out
 }
 
-fn write_tree(out: &mut String, sandbox: &Sandbox, hooks: &[String], node: &Namespaces) -> std::fmt::Result {
+fn write_tree(out: &mut String, sandbox: &Sandbox, hooks: &[String], sharing: &Sharing<'_>) -> std::fmt::Result {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     let name = if sandbox.namespace.is_empty() {
         sandbox.name.clone()
@@ -153,12 +154,12 @@ fn write_tree(out: &mut String, sandbox: &Sandbox, hooks: &[String], node: &Name
         writeln!(out, "{bar}   cgroup {}", container.cgroup)?;
         let namespaces = container.namespaces.iter().map(|(name, inode)| format!("{name} {inode}"));
         writeln!(out, "{bar}   namespaces {}", or_dash(&namespaces.collect::<Vec<_>>().join(", ")))?;
-        writeln!(out, "{bar}   shares {}", or_dash(&in_words(&shares(container, sandbox, node))))?;
+        writeln!(out, "{bar}   shares {}", or_dash(&in_words(&sharing.shares(container, sandbox))))?;
     }
     writeln!(out)
 }
 
-fn document(sandbox: &Sandbox, hooks: &[String], node: &Namespaces) -> Value {
+fn document(sandbox: &Sandbox, hooks: &[String], sharing: &Sharing<'_>) -> Value {
     let containers: Vec<Value> = sandbox
         .containers
         .iter()
@@ -176,7 +177,7 @@ fn document(sandbox: &Sandbox, hooks: &[String], node: &Namespaces) -> Value {
                 "cgroup": container.cgroup,
                 "cgroupId": container.cgroup_id,
                 "namespaces": container.namespaces.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-                "shares": by_namespace(&shares(container, sandbox, node)),
+                "shares": by_namespace(&sharing.shares(container, sandbox)),
             })
         })
         .collect();
@@ -244,15 +245,15 @@ mod tests {
         pod
     }
 
-    fn node() -> Vec<(String, u64)> {
-        namespaces(&[("net", 2), ("ipc", 4), ("pid", 1), ("user", 3)])
+    fn sharing<'a>(all: &[&'a Sandbox]) -> Sharing<'a> {
+        Sharing::of(all, namespaces(&[("net", 2), ("ipc", 4), ("pid", 1), ("user", 3)]))
     }
 
     #[test]
     fn a_tree() {
-        let hooks = ["ingress".to_owned(), "egress".to_owned()];
+        let (pod, hooks) = (pod(), ["ingress".to_owned(), "egress".to_owned()]);
         assert_eq!(
-            tree(&pod(), &hooks, &node()),
+            tree(&pod, &hooks, &sharing(&[&pod])),
             "\
 n/web
 │  uid u  qos Burstable  runtime -  owner Deployment/web
@@ -277,13 +278,18 @@ n/web
 
 "
         );
-        let bare = tree(&testing::sandbox("bare", vec![]), &[], &[]);
+        let bare = tree(&testing::sandbox("bare", vec![]), &[], &sharing(&[]));
         assert!(bare.contains("uid -") && bare.contains("owner -") && bare.contains("hooks none"), "{bare}");
     }
 
     #[test]
     fn a_document() {
-        let json = document(&pod(), &["interface".to_owned()], &node());
+        let pod = pod();
+        let mut joined = testing::container("joined", "/docker/joined");
+        joined.namespaces = namespaces(&[("net", 7), ("user", 3)]);
+        let joined = testing::sandbox("other", vec![joined]);
+        let sharing = sharing(&[&pod, &joined]);
+        let json = document(&pod, &["interface".to_owned()], &sharing);
         assert_eq!((&json["phase"], &json["runtimeClass"]), (&json!("Running"), &json!("slow")));
         assert_eq!((&json["hooks"], &json["qosClass"]), (&json!(["interface"]), &json!("Burstable")));
         let containers = json["containers"].as_array().unwrap();
@@ -295,8 +301,15 @@ n/web
         let with_pause = json!(["(pause)"]);
         assert_eq!(
             containers[1]["shares"],
-            json!({ "net": with_pause, "ipc": with_pause, "pid": ["(node)"], "user": ["(node)", "(pause)"] })
+            json!({
+                "net": ["(pause)", "n/other/joined"],
+                "ipc": with_pause,
+                "pid": ["(node)"],
+                "user": ["(node)", "(pause)"],
+            })
         );
         assert_eq!((&containers[0]["pause"], &containers[2]["shares"]), (&json!(true), &json!({})));
+        let text = tree(&joined, &[], &sharing);
+        assert!(text.contains("shares net with n/web/(pause), n/web/app; user with (node)"), "{text}");
     }
 }
