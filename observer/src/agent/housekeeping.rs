@@ -19,7 +19,7 @@ use crate::{
     identity::Snapshot,
     kernel::{Closing, EdgeTable, Leaving, Slot},
     sandbox::Discovery,
-    traffic::{Decider, Retirement, Task, Urgent, Waiting},
+    traffic::{Decider, Refused, Retirement, Task, Urgent, Waiting},
 };
 
 /// How soon slots are looked at again after somebody has told of peers beyond this node.
@@ -83,6 +83,8 @@ struct Keeper {
     tasks: Receiver<Task>,
     waiting: Waiting,
     closing: Closing,
+    /// What a map has refused to take back, for the next time.
+    refused: Refused,
 }
 
 impl Housekeeping {
@@ -98,8 +100,8 @@ impl Housekeeping {
         discovery: Arc<Discovery>,
     ) -> io::Result<Self> {
         let Inbox { sender, receiver } = inbox;
-        let (waiting, closing) = (Waiting::default(), Closing::default());
-        let keeper = Keeper { table, decider, names, discovery, tasks: receiver, waiting, closing };
+        let (waiting, closing, refused) = (Waiting::default(), Closing::default(), Refused::default());
+        let keeper = Keeper { table, decider, names, discovery, tasks: receiver, waiting, closing, refused };
         let thread = std::thread::Builder::new().name("housekeeping".into()).spawn(move || keeper.work())?;
         Ok(Self { sender, thread: Some(thread) })
     }
@@ -174,16 +176,31 @@ impl Keeper {
     }
 
     /// Gives back, which waits for programs of the kernel again and again. What is urgent is done in between.
-    fn retire(&mut self, retirement: Retirement) {
+    fn retire(&mut self, mut retirement: Retirement) {
         let table = Arc::clone(&self.table);
+        let mut errors = Vec::new();
+        if self.refused.retry(&mut retirement)
+            && let Err(error) = table.resume()
+        {
+            // Some are still neither in use nor free.
+            self.refused.keep(&[]);
+            errors.push(error);
+        }
+        // Each by itself: slots that one map refuses are no reason to keep others, which no reading shows any more.
+        let merged = table.merge(&retirement.goes_on.merge, &mut || self.act_on_all());
+        let adopted = table.adopt(&retirement.goes_on.adopt);
+        let retired = table.retire(&retirement.slots, &mut || self.act_on_all());
+        if retired.is_err() {
+            self.refused.keep(&retirement.slots);
+        }
+        let folded = table.fold(&retirement.fold, &mut || self.act_on_all());
+        if folded.is_err() {
+            self.refused.keep(&[]);
+        }
+        errors.extend([merged, adopted, retired, folded].into_iter().filter_map(Result::err));
         // Slots before names before sandboxes: what still has counters still has a name.
-        let outcome = table
-            .merge(&retirement.goes_on.merge, &mut || self.act_on_all())
-            .and_then(|()| table.adopt(&retirement.goes_on.adopt))
-            .and_then(|()| table.retire(&retirement.slots, &mut || self.act_on_all()))
-            .and_then(|()| table.fold(&retirement.fold, &mut || self.act_on_all()));
-        if let Err(error) = outcome {
-            warn!("slots of the edge table stay taken: {error}");
+        if let Some(error) = errors.first() {
+            warn!("slots of the edge table stay taken until the next scrape: {error}");
             return;
         }
         debug!(

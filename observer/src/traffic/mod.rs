@@ -21,6 +21,6 @@ pub use drops::{
     DropMemory, DropSeries, Drops, NodeFacts, attribute as attribute_drops, pod_addresses, pod_namespaces,
 };
 pub use heirs::{go_on, lost_peers};
-pub use retire::{GoesOn, Retirement};
+pub use retire::{GoesOn, Refused, Retirement};
 pub use series::{Labels, Samples, Series, SeriesKey, TimesKey, Totals, sum};
 pub use tasks::{Task, Urgent, Waiting};

@@ -121,6 +121,29 @@ impl Retirement {
     }
 }
 
+/// What a map has refused to take back. No scrape asks for these slots again: they were shown for the last time.
+#[derive(Debug, Default)]
+pub struct Refused {
+    slots: Vec<(u32, u64)>,
+    any: bool,
+}
+
+impl Refused {
+    /// Keeps slots for the next time, each with its birth. Some may be taken back in part.
+    pub fn keep(&mut self, slots: &[(u32, u64)]) {
+        self.any = true;
+        self.slots.extend(slots);
+    }
+
+    /// Has them taken back with these. Says whether there was anything to finish first.
+    #[must_use]
+    pub fn retry(&mut self, retirement: &mut Retirement) -> bool {
+        let Self { slots, any } = std::mem::take(self);
+        retirement.slots.extend(slots);
+        any
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::HashSet as Set, sync::Arc};
@@ -206,5 +229,24 @@ mod tests {
         assert_eq!(let_go(&[11], &[11]), (vec![], vec![1011]));
         assert_eq!(let_go(&[1011], &[]), (vec![], vec![]));
         assert_eq!(let_go(&[], &[1011]), (vec![], vec![]));
+    }
+
+    #[test]
+    fn what_a_map_has_refused_is_asked_for_again_until_it_is_taken() {
+        let asked = |number| Retirement { slots: vec![(number, 7)], ..Retirement::default() };
+        let mut refused = Refused::default();
+        let mut first = asked(1);
+        assert!(!refused.retry(&mut first));
+        refused.keep(&first.slots);
+        let mut second = asked(2);
+        assert!(refused.retry(&mut second));
+        assert_eq!(second.slots, [(2, 7), (1, 7)]);
+        refused.keep(&second.slots);
+        let mut third = Retirement::default();
+        assert!(refused.retry(&mut third), "a map may refuse for long");
+        assert_eq!(third.slots, [(2, 7), (1, 7)]);
+        assert!(!refused.retry(&mut asked(3)), "taken");
+        refused.keep(&[]);
+        assert!(refused.retry(&mut asked(4)), "what was folded in part is finished, too");
     }
 }
