@@ -8,22 +8,25 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{follow::Follower, hooks::SharedNames};
 use crate::{
     clock,
     identity::Snapshot,
     kernel::{Closing, EdgeTable, Leaving, Slot},
+    metrics::AgentMetrics,
     sandbox::Discovery,
     traffic::{Decider, Refused, Retirement, Task, Urgent, Waiting},
 };
 
 /// How soon slots are looked at again after somebody has told of peers beyond this node.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often the log says, at most, that idle edges lose their places.
+const TOLD: Duration = Duration::from_secs(600);
 
 /// Where tasks are put, before there is somebody who does them.
 pub(super) struct Inbox {
@@ -81,10 +84,19 @@ struct Keeper {
     names: SharedNames,
     discovery: Arc<Discovery>,
     tasks: Receiver<Task>,
+    metrics: Arc<AgentMetrics>,
     waiting: Waiting,
     closing: Closing,
+    evicted: Evicted,
     /// What a map has refused to take back, for the next time.
     refused: Refused,
+}
+
+/// Idle edges that lost their places since the log said so, and when that was.
+#[derive(Default)]
+struct Evicted {
+    edges: usize,
+    told: Option<Instant>,
 }
 
 impl Housekeeping {
@@ -98,10 +110,21 @@ impl Housekeeping {
         decider: Arc<Decider>,
         names: SharedNames,
         discovery: Arc<Discovery>,
+        metrics: Arc<AgentMetrics>,
     ) -> io::Result<Self> {
         let Inbox { sender, receiver } = inbox;
-        let (waiting, closing, refused) = (Waiting::default(), Closing::default(), Refused::default());
-        let keeper = Keeper { table, decider, names, discovery, tasks: receiver, waiting, closing, refused };
+        let keeper = Keeper {
+            table,
+            decider,
+            names,
+            discovery,
+            tasks: receiver,
+            metrics,
+            waiting: Waiting::default(),
+            closing: Closing::default(),
+            evicted: Evicted::default(),
+            refused: Refused::default(),
+        };
         let thread = std::thread::Builder::new().name("housekeeping".into()).spawn(move || keeper.work())?;
         Ok(Self { sender, thread: Some(thread) })
     }
@@ -151,8 +174,24 @@ impl Keeper {
             Urgent::Look(snapshot) => self.decider.look(&snapshot),
             Urgent::Gone { cgroup, at } => self.decider.gone(cgroup, at),
             Urgent::Close(slots) => slots,
+            Urgent::Evict(slots) => return self.evict(&slots),
         };
         self.close(&slots);
+    }
+
+    /// Closes idle slots, which find their heirs after the next scrape.
+    fn evict(&mut self, slots: &[(Slot, Leaving)]) {
+        let closed = match self.table.close(slots, &mut self.closing) {
+            Ok(closed) => closed,
+            Err(error) => return warn!("idle edges keep their places in the table that is nearly full: {error}"),
+        };
+        self.metrics.edges_evicted(closed as u64);
+        let Evicted { edges, told } = &mut self.evicted;
+        *edges += closed;
+        if *edges > 0 && told.is_none_or(|told| told.elapsed() >= TOLD) {
+            info!(edges = *edges, "the table of edges is nearly full: idle ones give their places to new ones");
+            self.evicted = Evicted { edges: 0, told: Some(Instant::now()) };
+        }
     }
 
     /// Does all that is urgent by now, and what waits for programs of the kernel behind it.

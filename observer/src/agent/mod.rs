@@ -201,7 +201,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
             inbox.sender(),
             options.accounting(),
         ));
-        let keeper = Housekeeping::start(inbox, Arc::clone(&table), decider, names, Arc::clone(&discovery))
+        let (kept, counted) = (Arc::clone(&discovery), Arc::clone(&metrics));
+        let keeper = Housekeeping::start(inbox, Arc::clone(&table), decider, names, kept, counted)
             .context("starting the housekeeping thread")?;
         housekeeping = Some(keeper);
         *lock(&before_scrape) =

@@ -105,6 +105,7 @@ pub(super) struct Facts {
     pub probes: BTreeMap<String, (ProbeState, String)>,
     pub edges: Option<(u64, u64)>,
     pub overflowed: Option<u64>,
+    pub edges_evicted: u64,
     pub series: Option<SeriesBudget>,
     pub losses: BTreeMap<&'static str, u64>,
     pub unattributed: BTreeMap<Direction, (u64, Option<u64>)>,
@@ -182,6 +183,11 @@ impl AgentMetrics {
     /// How often an edge found no place, in total since counting began.
     pub fn edges_overflowed(&self, total: u64) {
         self.facts().overflowed = Some(total);
+    }
+
+    /// So many edges more lost their place, because they were idle and the table nearly full.
+    pub fn edges_evicted(&self, more: u64) {
+        self.facts().edges_evicted += more;
     }
 
     /// What was counted for no known container, in total since counting began. Without packets where none are counted.

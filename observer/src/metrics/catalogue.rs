@@ -220,6 +220,8 @@ catalogue! {
             "Edges that fit (--traffic.edges).";
         AGENT_EDGES_OVERFLOWED: Counter, Count, "observer_agent_edges_overflowed_total", NONE,
             "Times that an edge found no place, so that its bytes went to the container's series with peer_kind other. Nothing is lost by it but the name of the peer.";
+        AGENT_EDGES_EVICTED: Counter, Count, "observer_agent_edges_evicted_total", NONE,
+            "Edges that lost their place since the agent started, because they were idle and the table nearly full. What they have counted stays in their series, which another edge of the container has, too.";
         AGENT_SERIES_LIMIT: Gauge, Count, "observer_agent_series_limit", NONE,
             "Series of traffic that the node may have (--traffic.series). Those with peer_kind other count, but are never refused.";
         AGENT_SERIES_USED: Gauge, Count, "observer_agent_series_used", NONE,

@@ -26,16 +26,11 @@ pub fn heirs(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, Slot)>
     if cgroups.is_empty() {
         return Vec::new();
     }
-    let mut best: FastMap<(u64, u8, SeriesKey<'_>), (u8, Slot)> = FastMap::default();
+    let mut best: FastMap<SeriesOf<'_>, (u8, Slot)> = FastMap::default();
     let mut wanted = Vec::new();
     for reading in readings {
         let Some(of) = reading.slot_use().filter(|of| cgroups.contains(&of.slot.key.cgroup)) else { continue };
-        let Some(owner) = labels.snapshot.by_cgroup(of.slot.key.cgroup).filter(|owner| owner.sandbox.alive) else {
-            continue;
-        };
-        // Spare slots go to spare slots: each kind has its own queue, and a purpose.
-        let spare = of.slot.key.flags & flags::OVERFLOW;
-        let key = (of.slot.key.cgroup, spare, labels.of(&of.slot.key, of.decision, &owner));
+        let Some(key) = series_of(&of, labels) else { continue };
         if of.closed.is_some() {
             wanted.push((key, of.slot));
         }
@@ -47,6 +42,17 @@ pub fn heirs(readings: &[EdgeReading], labels: &Labels<'_>) -> Vec<(Slot, Slot)>
     }
     let heir = |(key, slot)| best.get(&key).filter(|(_, heir)| *heir != slot).map(|(_, heir)| (slot, *heir));
     wanted.into_iter().filter_map(heir).collect()
+}
+
+/// A container's series: its cgroup, whether the slot is a spare one, and the labels.
+pub(super) type SeriesOf<'a> = (u64, u8, SeriesKey<'a>);
+
+/// The series that a slot is shown in; `None` when its container is gone, or nobody knows it. Slots with the same one can take
+/// each other's totals. Spare slots go to spare slots: each kind has its own queue, and a purpose.
+pub(super) fn series_of<'a>(of: &SlotUse, labels: &Labels<'a>) -> Option<SeriesOf<'a>> {
+    let key = &of.slot.key;
+    let owner = labels.snapshot.by_cgroup(key.cgroup).filter(|owner| owner.sandbox.alive)?;
+    Some((key.cgroup, key.flags & flags::OVERFLOW, labels.of(key, of.decision, &owner)))
 }
 
 /// Which slot takes others: one that is open, else one that connections count in, else one that they have left. So none that

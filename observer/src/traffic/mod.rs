@@ -6,6 +6,7 @@ mod decide;
 mod decider;
 mod drops;
 mod heirs;
+mod idle;
 mod retire;
 mod series;
 mod tasks;
@@ -21,6 +22,7 @@ pub use drops::{
     DropMemory, DropSeries, Drops, NodeFacts, attribute as attribute_drops, pod_addresses, pod_namespaces,
 };
 pub use heirs::{go_on, lost_peers};
+pub use idle::Idle;
 pub use retire::{GoesOn, Refused, Retirement};
 pub use series::{Labels, Samples, Series, SeriesKey, TimesKey, Totals, sum};
 pub use tasks::{Task, Urgent, Waiting};

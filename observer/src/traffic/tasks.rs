@@ -33,6 +33,8 @@ pub enum Urgent {
     },
     /// Close these slots.
     Close(Vec<(Slot, Leaving)>),
+    /// Close these, too: they are idle, and the table is nearly full.
+    Evict(Vec<(Slot, Leaving)>),
 }
 
 /// What waits to be done: what is urgent in the order in which it came, then the rest.
@@ -85,6 +87,7 @@ mod tests {
             Task::Urgent(Urgent::Gone { cgroup, .. }) => ("gone", cgroup),
             Task::Urgent(Urgent::Look(snapshot)) => ("look", snapshot.number()),
             Task::Urgent(Urgent::Close(slots)) => ("close", slots.len() as u64),
+            Task::Urgent(Urgent::Evict(slots)) => ("evict", slots.len() as u64),
             Task::Retire(retirement) => ("retire", retirement.left_out[0]),
             Task::Stop => ("stop", 0),
         })

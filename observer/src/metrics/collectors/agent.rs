@@ -41,6 +41,7 @@ impl Collect for AgentCollector {
         out.family(&c::AGENT_EDGES_USED).sample_if([], facts.edges.map(|(used, _)| used));
         out.family(&c::AGENT_EDGES_CAPACITY).sample_if([], facts.edges.map(|(_, capacity)| capacity));
         out.family(&c::AGENT_EDGES_OVERFLOWED).sample_if([], facts.overflowed);
+        out.family(&c::AGENT_EDGES_EVICTED).sample_if([], facts.edges.map(|_| facts.edges_evicted));
         out.family(&c::AGENT_SERIES_LIMIT).sample_if([], facts.series.map(|series| series.limit));
         out.family(&c::AGENT_SERIES_USED).sample_if([], facts.series.map(|series| series.used));
         out.family(&c::AGENT_SERIES_FOLDED).sample_if([], facts.series.map(|series| series.folded));

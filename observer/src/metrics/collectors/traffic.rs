@@ -14,7 +14,7 @@ use crate::{
     kernel::{Accounting, EdgeTable},
     metrics::{AgentMetrics, Collect, Direction, Exposition, LabelText, catalogue as c},
     traffic::{
-        self, Budget, BudgetUse, Decider, Knowledge, Labels, Limits, Retirement, Series, SeriesKey, Task, Totals,
+        self, Budget, BudgetUse, Decider, Idle, Knowledge, Labels, Limits, Retirement, Series, SeriesKey, Task, Totals,
         Urgent,
     },
 };
@@ -31,6 +31,7 @@ pub struct TrafficCollector {
     tasks: Sender<Task>,
     accounting: Accounting,
     unknown: HashMap<u64, Instant>,
+    idle: Idle,
     budget: Budget,
     /// Slots that were shown for the last time and are still to be taken back, with their births. Nobody may see them
     /// again: a series that somebody else goes on with would count them, and then go back.
@@ -59,6 +60,7 @@ impl TrafficCollector {
             tasks,
             accounting,
             unknown: HashMap::new(),
+            idle: Idle::default(),
             budget: Budget::new(limits),
             leaving: HashSet::new(),
             retirement: None,
@@ -150,11 +152,17 @@ impl Collect for TrafficCollector {
             out.family(&c::AGENT_PEER_ADDRESSES_FOLDED).sample([], usage.folded);
         }
         let goes_on = traffic::go_on(&readings, &labels);
+        let now = Instant::now();
+        let places = (goes_on.merge.len(), self.table.capacity());
+        let idle = self.idle.choose(&readings, &labels, places, now);
+        if !idle.is_empty() {
+            let _ = self.tasks.send(Task::Urgent(Urgent::Evict(idle)));
+        }
         for (slot, cgroup) in &goes_on.adopt {
             let changes = dns.names.inherit(&traffic::peer_key(&slot.key), *cgroup);
             dns.keep(&changes);
         }
-        let retirement = Retirement::after_scrape(&readings, goes_on, snapshot, &mut self.unknown, Instant::now());
+        let retirement = Retirement::after_scrape(&readings, goes_on, snapshot, &mut self.unknown, now);
         self.retirement = Some(retirement).filter(|retirement| !retirement.is_empty());
         Ok(())
     }
