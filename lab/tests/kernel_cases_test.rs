@@ -32,6 +32,7 @@ cases!(
     icmp,
     raw_protocols,
     many_peers,
+    idle_peers,
     sixty_four,
     one_socket,
     older_datagrams,

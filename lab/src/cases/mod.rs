@@ -10,6 +10,7 @@ mod datagrams;
 mod detail;
 mod endings;
 mod host;
+mod idle_peers;
 mod interface;
 mod localhost;
 mod many_peers;
@@ -72,6 +73,7 @@ pub const CASES: &[Case] = &[
     Case { name: "icmp", body: between_pods::icmp, both_tables: true },
     Case { name: "raw_protocols", body: between_pods::raw_protocols, both_tables: true },
     Case { name: "many_peers", body: many_peers::many_peers, both_tables: true },
+    Case { name: "idle_peers", body: idle_peers::idle_peers, both_tables: false },
     Case { name: "sixty_four", body: sixty_four::sixty_four, both_tables: true },
     Case { name: "one_socket", body: datagrams::one_socket, both_tables: false },
     Case { name: "older_datagrams", body: datagrams::older_datagrams, both_tables: false },
