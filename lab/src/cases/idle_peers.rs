@@ -30,8 +30,8 @@ const FIRST: u32 = 50;
 const LATER: u32 = 15;
 /// Connections that live and rest meanwhile, each to an address of its own.
 const RESTING: u32 = 3;
-/// Two minutes of silence, and what it takes to see it.
-const SILENCE: Duration = Duration::from_secs(200);
+/// A minute of silence, and what it takes to see it.
+const SILENCE: Duration = Duration::from_secs(150);
 const SIZE: u32 = 100;
 
 /// A server is called by 65 addresses of the world outside, and the table has 64 places: no counter goes back, the sums are

@@ -24,9 +24,9 @@ const MOST: usize = 4_096;
 
 /// For a TCP edge whose connections have ended, each of which the probe has seen.
 const ENDED: Duration = Duration::from_secs(30);
-/// For what has no connections: after this time the kernel's connection tracking, too, takes a conversation of datagrams for
-/// a new one (`nf_conntrack_udp_timeout_stream`).
-const QUIET: Duration = Duration::from_secs(120);
+/// For what has no connections: twice what the kernel's connection tracking waits for an answer to a datagram
+/// (`nf_conntrack_udp_timeout`).
+const QUIET: Duration = Duration::from_secs(60);
 /// For a TCP edge of which the probe has seen no connection: one that failed, or one that it does not see (it is switched
 /// off, they are older than it, or they are counted at an interface).
 const UNSEEN: Duration = Duration::from_secs(600);
