@@ -5,6 +5,7 @@ mod claims;
 mod feed;
 mod objects;
 mod options;
+mod pods;
 mod record;
 mod resolver;
 mod teller;

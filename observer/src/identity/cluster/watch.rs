@@ -1,6 +1,6 @@
 //! Watching the Services, EndpointSlices, nodes and pods of a cluster in the API.
 
-use std::{cell::RefCell, collections::HashMap, io, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, io, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -8,16 +8,15 @@ use tracing::{debug, info, warn};
 use super::{
     ClusterFeed, PeerBook, PeerOptions, PeerSource,
     claims::{Cluster, Kind},
-    objects::{Claimant, EndpointSlice, Node, Pod, Service},
+    objects::{Claimant, EndpointSlice, Node, Service},
+    pods::AllPods,
     teller::Teller,
 };
 use crate::{
     clock::monotonic,
     identity::{
         KubeOptions,
-        kube::{
-            Backoff, KubeError, OWNERS_AT_ONCE, Objects, Owned, Owners, Target, Topic, count, dice, follow, spread,
-        },
+        kube::{Backoff, KubeError, Objects, Target, Topic, count, dice, follow, spread},
         source::{Feed, Source},
     },
     metrics::{AgentMetrics, ProbeState},
@@ -30,8 +29,6 @@ pub const PEERS: &str = "peers";
 const MAX_CLAIMS: usize = 120_000;
 /// How long after the nodes were too many they are counted again, and by how much later that may be.
 const RECOUNT: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(600));
-/// Owners that nobody owns pods of any more, and that are remembered all the same.
-const SPARE_OWNERS: usize = 64;
 
 /// Starts following the cluster's addresses into `book`; `None` when there is nobody to ask. Its state is told to
 /// `metrics`.
@@ -87,8 +84,7 @@ async fn all(
     if let Some(most) = most_nodes {
         wait_until_small(&target, most, &mut feed).await;
     }
-    let shared =
-        Rc::new(RefCell::new(Shared { teller: Teller::new(cluster, listener), feed, states: Default::default() }));
+    let shared = Shared::new(Teller::new(cluster, listener), feed);
     let topic = |shared: &Rc<RefCell<Shared>>| (target.clone(), Rc::clone(shared));
     let services = Plain::<Service>::follow(topic(&shared));
     let slices = Plain::<EndpointSlice>::follow(topic(&shared));
@@ -155,20 +151,25 @@ struct Failure {
 }
 
 /// What the topics have in common.
-struct Shared {
-    teller: Teller,
-    feed: Feed,
+pub(super) struct Shared {
+    pub(super) teller: Teller,
+    pub(super) feed: Feed,
     /// What came of each kind last.
     states: [Option<Result<String, Failure>>; 4],
 }
 
 impl Shared {
+    /// Nothing was asked for yet.
+    pub(super) fn new(teller: Teller, feed: Feed) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self { teller, feed, states: Default::default() }))
+    }
+
     fn publish(&mut self, kind: Kind) {
         self.teller.tell(kind, monotonic());
     }
 
     /// This kind is watched; with what there is to say of it.
-    fn works(&mut self, kind: Kind, remark: String) {
+    pub(super) fn works(&mut self, kind: Kind, remark: String) {
         self.states[kind as usize] = Some(Ok(remark));
         self.tell_state();
     }
@@ -236,14 +237,19 @@ fn once<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 /// Objects that tell all by themselves.
-struct Plain<T> {
-    shared: Rc<RefCell<Shared>>,
+pub(super) struct Plain<T> {
+    pub(super) shared: Rc<RefCell<Shared>>,
     kind: std::marker::PhantomData<T>,
 }
 
 impl<T: Claimant> Plain<T> {
+    /// None of them is known.
+    pub(super) const fn new(shared: Rc<RefCell<Shared>>) -> Self {
+        Self { shared, kind: std::marker::PhantomData }
+    }
+
     async fn follow((target, shared): (Target, Rc<RefCell<Shared>>)) {
-        follow(target, Self { shared, kind: std::marker::PhantomData }).await;
+        follow(target, Self::new(shared)).await;
     }
 }
 
@@ -292,125 +298,6 @@ impl<T: Claimant> Topic for Plain<T> {
 
     fn failed(&mut self, error: &KubeError, usual: bool) {
         self.shared.borrow_mut().failed(T::KIND, error, usual);
-    }
-}
-
-/// Pods, whose owners may have to be asked for.
-struct AllPods {
-    target: Target,
-    plain: Plain<Pod>,
-    owners: Owners,
-    /// The owners of pods that do not tell whose they are, by the pod's UID.
-    owned: HashMap<String, Owned>,
-    /// Pods with an owner of whom nothing is known, by their UID. Nobody hears of them before it was asked for, because
-    /// a name that is told is not taken back.
-    waiting: HashMap<String, Pod>,
-}
-
-impl AllPods {
-    fn new(target: Target, shared: Rc<RefCell<Shared>>) -> Self {
-        Self {
-            target,
-            plain: Plain { shared, kind: std::marker::PhantomData },
-            owners: Owners::default(),
-            owned: HashMap::new(),
-            waiting: HashMap::new(),
-        }
-    }
-
-    /// Puts a pod with what is known of its owner.
-    fn settle(&mut self, pod: &Pod) {
-        let uid = pod.metadata().uid();
-        let workload = self.owned.get(uid).and_then(|owned| self.owners.workload(owned));
-        let claims = workload.map_or_else(|| pod.claims(), |(kind, name)| pod.claims_of(kind, name));
-        self.plain.shared.borrow_mut().teller.cluster.put(Kind::Pod, uid, claims);
-    }
-}
-
-impl Objects for AllPods {
-    type Object = Pod;
-
-    fn begin(&mut self) {
-        self.plain.begin();
-        self.owned.clear();
-        self.waiting.clear();
-    }
-
-    fn put(&mut self, pod: Pod) {
-        let uid = pod.metadata().uid();
-        self.waiting.remove(uid);
-        match pod.owner_to_ask() {
-            None => drop(self.owned.remove(uid)),
-            Some(owned) => {
-                let unknown = self.owners.is_unknown(&owned);
-                self.owned.insert(uid.to_owned(), owned);
-                if unknown && !pod.claims().addresses.is_empty() {
-                    self.waiting.insert(uid.to_owned(), pod);
-                    return;
-                }
-            }
-        }
-        self.settle(&pod);
-    }
-
-    fn complete(&mut self) {
-        // Those that wait are there, too: who had been told stays until more is known.
-        self.waiting.keys().for_each(|uid| self.plain.shared.borrow_mut().teller.cluster.keep(Kind::Pod, uid));
-        self.plain.complete();
-    }
-
-    fn remove(&mut self, pod: Pod) {
-        let uid = pod.metadata().uid();
-        self.owned.remove(uid);
-        self.waiting.remove(uid);
-        self.plain.remove(pod);
-    }
-}
-
-impl Topic for AllPods {
-    type Objects = Self;
-
-    fn path(&self) -> String {
-        Pod::PATH.to_owned()
-    }
-
-    fn objects(&mut self) -> &mut Self {
-        self
-    }
-
-    fn connected(&mut self) -> bool {
-        // Permissions change.
-        self.owners.try_again();
-        !self.waiting.is_empty()
-    }
-
-    async fn publish(&mut self) {
-        let waiting = self.waiting.keys().filter_map(|uid| self.owned.get(uid)).cloned();
-        let ask = self.owners.to_ask(waiting);
-        for some in ask.chunks(OWNERS_AT_ONCE) {
-            if let Err(error) = self.owners.ask(&self.target, some).await {
-                self.plain.shared.borrow_mut().feed.error();
-                debug!("owners are told from names: {error}");
-                break;
-            }
-        }
-        for pod in std::mem::take(&mut self.waiting).into_values() {
-            self.settle(&pod);
-        }
-        if self.owners.count() > 2 * self.owned.len() + SPARE_OWNERS {
-            self.owners.keep(self.owned.values().cloned());
-        }
-        // In this order: who is told that this works finds all of it.
-        self.plain.publish().await;
-        self.works();
-    }
-
-    fn works(&mut self) {
-        self.plain.shared.borrow_mut().works(Kind::Pod, self.owners.complaint());
-    }
-
-    fn failed(&mut self, error: &KubeError, usual: bool) {
-        self.plain.failed(error, usual);
     }
 }
 

@@ -68,7 +68,12 @@ const fn is_plain(byte: u8) -> bool {
 impl Owners {
     /// Whether nothing is known of it, and may be.
     pub fn is_unknown(&self, owned: &Owned) -> bool {
-        !self.known.contains_key(&owned.uid) && !self.forbidden.contains(&owned.kind)
+        !self.is_told(owned) && !self.forbidden.contains(&owned.kind)
+    }
+
+    /// Whether the API has told of it, be it that it is gone.
+    pub fn is_told(&self, owned: &Owned) -> bool {
+        self.known.contains_key(&owned.uid)
     }
 
     /// Those that nothing is known of, each once.
@@ -83,6 +88,10 @@ impl Owners {
     pub async fn ask(&mut self, target: &Target, owned: &[Owned]) -> Result<(), KubeError> {
         let mut connection = Connection::open(target).await?;
         for owned in owned {
+            // Its kind may have turned out to be forbidden.
+            if !self.is_unknown(owned) {
+                continue;
+            }
             let answer = match connection.get(&owned.path(), METADATA).await {
                 Ok(answer) => connection.whole(answer, MAX_BODY).await,
                 Err(error) => Err(error),
