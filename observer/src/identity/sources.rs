@@ -46,8 +46,7 @@ impl Following {
             kubelet: take(KUBELET, kube::start_kubelet(options, Arc::clone(metrics))),
             cri: take(cri::SOURCE, cri::start(endpoint, Arc::clone(metrics))),
         };
-        let book = if peers.resolver().is_some() { PeerBook::answered() } else { PeerBook::default() };
-        let book = Arc::new(book);
+        let book = Arc::new(PeerBook::default());
         let watched = take(PEERS, cluster::start(peers, options, Arc::clone(&book), Arc::clone(metrics)));
         let mut resolver = None;
         if let Some(options) = peers.resolver() {

@@ -29,6 +29,8 @@ pub struct Core {
     next: AgentId,
     subscriptions: usize,
     complete: bool,
+    /// Nobody has an address that is not in the table.
+    whole: bool,
     generation: u64,
 }
 
@@ -103,9 +105,11 @@ impl Core {
         }
     }
 
-    /// Everything that there is has been told. From now on agents get answers.
-    pub fn complete(&mut self) {
+    /// Everything that can be read has been told. From now on agents get answers; that an address was never anybody's they
+    /// are told when that is the `whole` cluster.
+    pub fn complete(&mut self, whole: bool) {
         self.complete = true;
+        self.whole |= whole;
         self.agents.values().for_each(|agent| agent.wake.notify_one());
     }
 
@@ -168,7 +172,11 @@ impl Core {
             return Vec::new();
         }
         let Some(agent) = self.agents.get_mut(&id) else { return Vec::new() };
-        let addresses: Vec<IpAddr> = if agent.waiting.len() <= most {
+        let addresses: Vec<IpAddr> = if !self.whole {
+            // The others wait on: they may be whose objects cannot be read.
+            let entries = &self.entries;
+            agent.waiting.extract_if(|address| entries.contains_key(address)).take(most).collect()
+        } else if agent.waiting.len() <= most {
             // Its room goes too: one that asked for much at the start asks for little later.
             std::mem::take(&mut agent.waiting).into_iter().collect()
         } else {

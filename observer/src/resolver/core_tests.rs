@@ -62,7 +62,7 @@ proptest! {
                     core.tell(address(at), record.clone(), now as u64);
                     table.insert(address(at), record);
                 }
-                Step::Complete => core.complete(),
+                Step::Complete => core.complete(true),
                 Step::Subscribe(agent, at) => {
                     core.subscribe(ids[agent], address(at)).unwrap();
                     wanted[agent].insert(address(at));
@@ -87,7 +87,7 @@ proptest! {
                 }
             }
         }
-        core.complete();
+        core.complete(true);
         for agent in 0..3 {
             while take(&mut core, &ids, &mut views, agent, 2) > 0 {}
             let truth: View =
@@ -112,7 +112,7 @@ fn before_the_first_lists_are_complete_nobody_gets_an_answer() {
     assert_eq!(core.take(id, 10, 0), []);
     // Two objects of the first lists claim it: nobody had it before.
     core.tell(address(1), node("b"), 5);
-    core.complete();
+    core.complete(true);
     let mut replies = core.take(id, 10, 9);
     replies.sort_by_key(|reply| reply.address);
     let told: Vec<_> = replies.into_iter().map(|reply| (reply.record, reply.age_ms)).collect();
@@ -123,7 +123,7 @@ fn before_the_first_lists_are_complete_nobody_gets_an_answer() {
 fn an_agent_that_asks_later_is_told_since_when_if_there_was_somebody_else() {
     let mut core = Core::default();
     core.tell(address(1), node("a"), 0);
-    core.complete();
+    core.complete(true);
     let (id, _) = core.join();
     let ask = |core: &mut Core, number, now| {
         core.subscribe(id, address(number)).unwrap();
@@ -153,7 +153,7 @@ fn an_agent_that_asks_later_is_told_since_when_if_there_was_somebody_else() {
 #[test]
 fn an_agent_wants_as_many_as_it_may_and_is_woken_for_its_own() {
     let mut core = Core::default();
-    core.complete();
+    core.complete(true);
     let (id, wake) = core.join();
     let (other, other_wake) = core.join();
     let many = |at: usize| IpAddr::from(u128::try_from(at).unwrap().to_be_bytes().map(|byte| byte ^ 0xfd));
@@ -179,4 +179,34 @@ fn an_agent_wants_as_many_as_it_may_and_is_woken_for_its_own() {
     core.tell("::ffff:10.0.0.1".parse().unwrap(), node("a"), 0);
     assert_eq!((core.take(id, 9, 0).len(), core.sizes().changes), (1, 1));
     assert!(woken(&wake) && !woken(&other_wake));
+}
+
+#[test]
+fn where_not_all_can_be_read_nobody_is_told_that_an_address_is_nobodys() {
+    let mut core = Core::default();
+    let (id, wake) = core.join();
+    core.tell(address(1), node("a"), 0);
+    core.tell(address(2), node("b"), 0);
+    for at in 1..=4 {
+        core.subscribe(id, address(at)).unwrap();
+    }
+    core.complete(false);
+    let told = |core: &mut Core, most| {
+        let replies = core.take(id, most, 10).into_iter().map(|reply| (reply.address, reply.record));
+        replies.collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(told(&mut core, 1).len(), 1);
+    assert_eq!(told(&mut core, 9).len(), 1);
+    assert_eq!(told(&mut core, 9), BTreeMap::new());
+    core.tell(address(2), None, 5);
+    core.tell(address(3), node("c"), 6);
+    assert_eq!(told(&mut core, 9), [(address(2), None), (address(3), node("c"))].into(), "that one was somebody's");
+    let woken = || std::pin::pin!(wake.notified()).as_mut().enable();
+    woken();
+    core.complete(true);
+    assert!(woken());
+    assert_eq!(told(&mut core, 9), [(address(4), None)].into());
+    core.complete(false);
+    core.subscribe(id, address(5)).unwrap();
+    assert_eq!(told(&mut core, 9), [(address(5), None)].into(), "what was read once is known");
 }

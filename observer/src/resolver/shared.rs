@@ -135,8 +135,8 @@ impl ClusterFeed for Shared {
         changes.into_iter().for_each(|(address, record)| core.tell(address, record, now));
     }
 
-    fn complete(&self) {
-        self.core().complete();
+    fn complete(&self, whole: bool) {
+        self.core().complete(whole);
     }
 
     /// The table remembers for as long as it needs to.

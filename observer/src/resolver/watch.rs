@@ -2,12 +2,14 @@
 
 use std::{io, net::IpAddr, sync::Arc};
 
+use tracing::warn;
+
 use super::Shared;
 use crate::{
     http::{Latch, Readiness},
     identity::{
         KubeOptions, Source,
-        cluster::{self, Changes, ClusterFeed},
+        cluster::{self, Changes, ClusterFeed, PEERS},
     },
     metrics::AgentMetrics,
 };
@@ -41,8 +43,14 @@ impl ClusterFeed for Announced {
         self.shared.tell(changes, since);
     }
 
-    fn complete(&self) {
-        self.shared.complete();
+    fn complete(&self, whole: bool) {
+        if !whole {
+            warn!(
+                "not all of the cluster can be read (the probe {PEERS} says what is missing): agents are told who has an \
+                 address, but not that nobody has it, and such peers are peer_kind=\"other\""
+            );
+        }
+        self.shared.complete(whole);
         self.readiness.set(Latch::Cluster);
     }
 

@@ -26,7 +26,7 @@ pub enum PeerKind {
     Service,
     /// A node of the cluster.
     Node,
-    /// A public address.
+    /// A public address, or a private one that the cluster is known not to have.
     External,
     /// Folded by a full table, or an address that nobody has told of.
     Other,
@@ -220,11 +220,18 @@ impl<'a> View<'a> {
                 return Self { peer, who: Who::Record(record), told: true, is_cgroup: false };
             }
             // One that was a pod's of this node is known to be nobody's, before the book says so.
-            Some(Told::Nothing | Told::Pending) => is_disputed || snapshot.by_address(address).is_some(),
-            Some(Told::Nobody) | None => true,
+            Some(Told::Nothing | Told::Pending) => snapshot.by_address(address).is_some(),
+            // Of two pods that live with it one may have ended without being seen to: the other has it then.
+            Some(Told::Nobody | Told::Vacant) | None => !is_disputed,
         };
-        // Pods may have public addresses: before the resolver says that nobody has it, it may be anybody's.
-        let is_external = is_public(address) && answer != Some(Told::Pending) && !is_disputed;
+        let is_external = match Reach::of(address) {
+            _ if is_disputed => false,
+            // Pods may have public addresses: before it is said that nobody has it, it may be anybody's.
+            Reach::World => answer != Some(Told::Pending),
+            // One that a pod had a moment ago is called by those who have not heard that it ended.
+            Reach::Private => answer == Some(Told::Nobody) && snapshot.by_address(address).is_none(),
+            Reach::Link => false,
+        };
         let kind = if is_external { PeerKind::External } else { PeerKind::Other };
         Self { told, ..Self::nobody(kind) }
     }
@@ -277,26 +284,35 @@ fn address(words: &[u32; 4]) -> IpAddr {
     Ipv6Addr::from(bytes).to_canonical()
 }
 
-/// Addresses that cannot belong to a cluster. Private ones may be pods of other nodes, so they are not called
-/// external before somebody knows better (RFC 1918, RFC 6598, RFC 4193, RFC 3927, RFC 4291).
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
-            !(v4.is_private()
-                || shared
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_multicast()
-                || v4.is_broadcast()
-                || v4.is_unspecified())
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_unique_local()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast()
-                || v6.is_loopback()
-                || v6.is_unspecified())
+/// From where an address can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// From anywhere.
+    World,
+    /// Within an organisation (RFC 1918, RFC 6598, RFC 4193). It may be a pod's of another node, so it is not called
+    /// external before somebody knows better.
+    Private,
+    /// From the same link or machine, or it is no single one's (RFC 3927, RFC 4291): nobody can tell whose it is.
+    Link,
+}
+
+impl Reach {
+    fn of(address: IpAddr) -> Self {
+        let (is_private, is_link) = match address {
+            IpAddr::V4(v4) => {
+                let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+                let is_one = !v4.is_multicast() && !v4.is_broadcast() && !v4.is_unspecified();
+                (v4.is_private() || is_shared, v4.is_loopback() || v4.is_link_local() || !is_one)
+            }
+            IpAddr::V6(v6) => {
+                let is_one = !v6.is_multicast() && !v6.is_unspecified();
+                (v6.is_unique_local(), v6.is_loopback() || v6.is_unicast_link_local() || !is_one)
+            }
+        };
+        match (is_private, is_link) {
+            (_, true) => Self::Link,
+            (true, false) => Self::Private,
+            (false, false) => Self::World,
         }
     }
 }
@@ -547,6 +563,7 @@ pub(super) mod tests {
         // What the node knows by itself is not taken from the book.
         tell("10.88.0.2", pod("old"));
         tell("10.88.0.1", pod("old"));
+        book.complete(true);
         let open = book.open();
         let seen = |at, address: &str, detail| {
             let key = to(21, address);
@@ -559,6 +576,10 @@ pub(super) mod tests {
         assert_eq!(workload(99, "10.96.0.80"), (PeerKind::Other, text("   ")), "before it was told");
         assert_eq!(workload(100, "93.184.216.34"), (PeerKind::Node, text("   ")));
         assert_eq!(workload(99, "93.184.216.34").0, PeerKind::External);
+        assert_eq!(workload(100, "10.99.0.2").0, PeerKind::External, "the cluster has no such address");
+        for unknown in ["169.254.169.254", "224.0.0.1", "fe80::1", "ff02::1"] {
+            assert_eq!(workload(100, unknown).0, PeerKind::Other, "{unknown}");
+        }
         assert_eq!(workload(100, "10.99.0.1"), (PeerKind::Pod, text("shop Deployment cart ")));
         assert_eq!(seen(100, "10.99.0.1", PeerDetail::Pod).1, "shop Deployment cart cart-7d9-x");
         assert_eq!(seen(100, "10.99.0.1", PeerDetail::Namespace), (PeerKind::Pod, text("shop   ")));
@@ -572,21 +593,36 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nobody_is_guessed_to_be_external_before_the_resolver_has_answered() {
+    fn nobody_is_guessed_to_be_external_before_there_is_an_answer() {
         let snapshot = snapshot();
-        let book = PeerBook::answered();
-        let called = to(12, "2001:db8::7");
-        let seen = |at| {
+        let book = PeerBook::default();
+        let seen = |address: &str, at| {
+            let called = to(12, address);
             let open = book.open();
             let knowledge = Knowledge { book: Some(&open), now: at, ..knowing(&snapshot, PeerDetail::Workload) };
             let owner = snapshot.by_cgroup(12).unwrap();
             let View { peer, told, .. } = View::at(&called, &owner, &knowledge, at);
             (peer.kind, told, external_peer(&called, &knowledge).is_some())
         };
-        assert_eq!(seen(100), (PeerKind::Other, false, false));
-        book.tell("2001:db8::7".parse().unwrap(), None, 100);
-        assert_eq!(seen(100), (PeerKind::External, true, true));
-        assert_eq!(seen(99), (PeerKind::Other, false, false), "before it was told");
+        let (pending, external) = ((PeerKind::Other, false, false), (PeerKind::External, true, true));
+        let all = ["2001:db8::7", "10.99.0.7"];
+        for address in all {
+            assert_eq!(seen(address, 100), pending, "{address}");
+            // Somebody had it before.
+            book.tell(address.parse().unwrap(), None, 100);
+            assert_eq!(seen(address, 99), pending, "{address}: before it was told");
+        }
+        assert_eq!(all.map(|address| seen(address, 100)), [external, (PeerKind::Other, true, false)]);
+        for address in ["2001:db8::8", "10.99.0.8"] {
+            book.tell(address.parse().unwrap(), None, 0);
+            assert_eq!(seen(address, 100), external, "{address}: nobody ever had it");
+        }
+        let all = ["2001:db8::9", "10.99.0.9", "fd01::9"];
+        book.complete(false);
+        let guessed = (PeerKind::External, false, true);
+        assert_eq!(all.map(|address| seen(address, 100)), [guessed, pending, pending], "nobody will tell");
+        book.complete(true);
+        assert_eq!(all.map(|address| seen(address, 100)), [external; 3]);
     }
 
     #[test]

@@ -165,11 +165,13 @@ fn differs(decided: &Decision, at_birth: &View<'_>, at_present: &View<'_>) -> Op
     // A cgroup's id is never given to another: who was known by it stays who it was. So does who was known by an address of
     // which nothing is told: whoever tells is away, or has not begun.
     let forgotten = at_present.who == Who::Nobody && (at_present.is_cgroup || !at_present.told);
+    // Somebody might have told of it, and it is known by now that nobody will.
+    let given_up = decided.kind == PeerKind::Other && at_present.peer.kind == PeerKind::External;
     // Sources of names come one after the other when an agent starts: what is known less of is no news.
     let lost_owner = at_present.peer.workload_kind == "Pod"
         && !matches!(&*decided.workload_kind, "Pod" | "")
         && at_present.peer.namespace == &*decided.namespace;
-    if forgotten || same && decided.kind == at_present.peer.kind && (!at_present.told || lost_owner) {
+    if forgotten && !given_up || same && decided.kind == at_present.peer.kind && (!at_present.told || lost_owner) {
         return None;
     }
     let unknown = matches!(decided.kind, PeerKind::Other | PeerKind::External);

@@ -149,6 +149,33 @@ fn beyond_the_node_the_book_says_who_and_when() {
 }
 
 #[test]
+fn what_was_pending_is_put_right_once_all_is_told_or_nobody_will() {
+    let (all, other, external) = (snapshot([]), Peer::of_kind(PeerKind::Other), Peer::of_kind(PeerKind::External));
+    let book = PeerBook::default();
+    let judged = |decided: &Peer<'_>, address: &str, shown| {
+        let (open, owner) = (book.open(), all.by_cgroup(CLIENT).unwrap());
+        let knowledge = Knowledge { book: Some(&open), ..knowing(&all, PeerDetail::Pod) };
+        let (key, decided) = (to(CLIENT, address), Decision::of(decided));
+        let first = judge(None, (&key, &owner), 5, &knowledge, shown).decide.map(|peer| peer.kind);
+        (first, judge(Some(&decided), (&key, &owner), 5, &knowledge, shown).close)
+    };
+    let (public, private) = ("93.184.216.34", "10.99.0.1");
+    for address in [public, private] {
+        assert_eq!(judged(&other, address, false), (None, None), "{address}: somebody may tell");
+        assert_eq!(judged(&external, address, true), (Some(PeerKind::Other), None), "{address}: from another agent");
+    }
+    book.complete(false);
+    assert_eq!(judged(&other, public, true), (Some(PeerKind::External), Some(Leaving::Nothing)));
+    assert_eq!(judged(&other, private, true), (Some(PeerKind::Other), None));
+    book.complete(true);
+    for address in [public, private] {
+        let closed = (Some(PeerKind::External), Some(Leaving::Nothing));
+        assert_eq!(judged(&other, address, true), closed, "{address}");
+        assert_eq!(judged(&external, address, true).1, None, "{address}");
+    }
+}
+
+#[test]
 fn a_cgroup_is_never_somebody_else() {
     let key = over_loopback(CLIENT, 13);
     let proxy = Decision::of(&Peer { container: "proxy", ..Peer::of_kind(PeerKind::Container) });

@@ -17,23 +17,28 @@ const MAX_ADDRESSES: usize = 100_000;
 /// Who has which address. Whoever follows the cluster writes it, attribution reads it.
 #[derive(Debug)]
 pub struct PeerBook {
-    entries: RwLock<Entries>,
+    content: RwLock<Content>,
     most: usize,
-    /// Whoever writes it answers for every address, also that nobody has it.
-    answered: bool,
     folded: AtomicU64,
     version: AtomicU64,
 }
 
-type Entries = FastMap<IpAddr, Entry>;
+#[derive(Debug)]
+struct Content {
+    entries: FastMap<IpAddr, Entry>,
+    /// What it means that there is no entry.
+    untold: Told<'static>,
+}
 
 /// What is known of an address at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Known {
     /// Who had it.
     By(Arc<PeerRecord>),
-    /// Nobody that the cluster knows of.
+    /// Nobody that the cluster knows of, nor did anybody have it before.
     Nobody,
+    /// Nobody any more: somebody of the cluster had it before.
+    Vacant,
     /// Nobody has told yet.
     Unknown,
 }
@@ -58,11 +63,11 @@ struct Entry {
 }
 
 impl Entry {
-    /// Who had it at `at`; `None` for before anybody told.
-    fn at(&self, at: u64) -> Option<&Option<Arc<PeerRecord>>> {
+    /// Who had it at `at`, and since when; `None` for before anybody told.
+    fn at(&self, at: u64) -> Option<(Option<&Arc<PeerRecord>>, u64)> {
         match &self.before {
-            _ if at >= self.since => Some(&self.record),
-            Some((before, since)) if at >= *since => Some(before),
+            _ if at >= self.since => Some((self.record.as_ref(), self.since)),
+            Some((before, since)) if at >= *since => Some((before.as_ref(), *since)),
             _ => None,
         }
     }
@@ -79,13 +84,8 @@ impl PeerBook {
     #[must_use]
     pub fn with_room_for(most: usize) -> Self {
         let (folded, version) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { entries: RwLock::default(), most, answered: false, folded, version }
-    }
-
-    /// A book that a resolver writes, which answers for every address: what it says nothing of may be anybody's.
-    #[must_use]
-    pub fn answered() -> Self {
-        Self { answered: true, ..Self::default() }
+        let content = Content { entries: FastMap::default(), untold: Told::Pending };
+        Self { content: RwLock::new(content), most, folded, version }
     }
 
     /// Takes that `address` has belonged to `record` (to nobody) since `since`, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -95,7 +95,8 @@ impl PeerBook {
 
     /// The same of many at once: whoever reads sees all of them or none.
     pub fn tell_all(&self, changes: impl IntoIterator<Item = (IpAddr, Option<Arc<PeerRecord>>)>, since: u64) {
-        let mut entries = self.write();
+        let mut content = self.write();
+        let entries = &mut content.entries;
         // While it is held: who sees another version finds what is new.
         self.version.fetch_add(1, Relaxed);
         for (address, record) in changes {
@@ -116,12 +117,23 @@ impl PeerBook {
 
     /// Forgets the address: nobody tells of it any more.
     pub fn forget(&self, address: IpAddr) {
-        self.write().remove(&address);
+        self.write().entries.remove(&address);
+    }
+
+    /// From now on what it says nothing of is nobody's when the `whole` cluster is told of. Otherwise nobody will say whose
+    /// it is.
+    pub fn complete(&self, whole: bool) {
+        let untold = if whole { Told::Nobody } else { Told::Nothing };
+        let mut content = self.write();
+        if content.untold != untold {
+            self.version.fetch_add(1, Relaxed);
+            content.untold = untold;
+        }
     }
 
     /// Forgets that nobody has had the address since `since`; whoever has got it meanwhile keeps it.
     pub fn forget_nobody(&self, address: IpAddr, since: u64) {
-        let mut entries = self.write();
+        let entries = &mut self.write().entries;
         if entries.get(&address).is_some_and(|entry| entry.record.is_none() && entry.since == since) {
             entries.remove(&address);
         }
@@ -135,8 +147,10 @@ impl PeerBook {
     /// Who had `address` at `at`, in nanoseconds of `CLOCK_MONOTONIC`.
     #[must_use]
     pub fn who(&self, address: IpAddr, at: u64) -> Known {
-        match self.entries().get(&address).and_then(|entry| entry.at(at)) {
-            Some(record) => record.clone().map_or(Known::Nobody, Known::By),
+        match self.read().entries.get(&address).and_then(|entry| entry.at(at)) {
+            Some((Some(record), _)) => Known::By(Arc::clone(record)),
+            Some((None, 0)) => Known::Nobody,
+            Some((None, _)) => Known::Vacant,
             None => Known::Unknown,
         }
     }
@@ -145,7 +159,7 @@ impl PeerBook {
     /// [`PeerBook::who`] must not be asked by whoever holds it.
     #[must_use]
     pub fn open(&self) -> OpenBook<'_> {
-        OpenBook { entries: Some(self.entries()), answered: self.answered }
+        OpenBook { content: Some(self.read()), found_place: self.folded.load(Relaxed) == 0 }
     }
 
     /// Another number after every change, from 1 on.
@@ -157,23 +171,24 @@ impl PeerBook {
     /// How full it is.
     #[must_use]
     pub fn usage(&self) -> BookUse {
-        BookUse { addresses: self.entries().len() as u64, folded: self.folded.load(Relaxed) }
+        BookUse { addresses: self.read().entries.len() as u64, folded: self.folded.load(Relaxed) }
     }
 
-    fn entries(&self) -> RwLockReadGuard<'_, Entries> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Content> {
+        self.content.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Entries> {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Content> {
+        self.content.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A book that does not change while it is looked into. The default one knows nobody.
 #[derive(Debug, Default)]
 pub struct OpenBook<'a> {
-    entries: Option<RwLockReadGuard<'a, Entries>>,
-    answered: bool,
+    content: Option<RwLockReadGuard<'a, Content>>,
+    /// All that was told found a place.
+    found_place: bool,
 }
 
 /// What an open book says of an address at a moment.
@@ -183,9 +198,11 @@ pub enum Told<'a> {
     By(&'a PeerRecord),
     /// Nobody that the cluster knows of.
     Nobody,
-    /// It says nothing, and has of nobody's addresses nothing to say.
+    /// Nobody any more: somebody of the cluster had it before.
+    Vacant,
+    /// It says nothing, and nobody will: not all of the cluster can be read, or found a place.
     Nothing,
-    /// It says nothing yet: whoever writes it answers for every address.
+    /// It says nothing yet.
     Pending,
 }
 
@@ -193,18 +210,22 @@ impl OpenBook<'_> {
     /// What is known of `address` at `at`, in nanoseconds of `CLOCK_MONOTONIC`.
     #[must_use]
     pub fn told(&self, address: IpAddr, at: u64) -> Told<'_> {
-        match self.entries.as_ref().and_then(|entries| entries.get(&address)).and_then(|entry| entry.at(at)) {
-            Some(Some(record)) => Told::By(record),
-            Some(None) => Told::Nobody,
-            None if self.answered => Told::Pending,
-            None => Told::Nothing,
+        let Some(content) = &self.content else { return Told::Nothing };
+        let entry = content.entries.get(&address);
+        match entry.and_then(|entry| entry.at(at)) {
+            Some((Some(record), _)) => Told::By(record),
+            Some((None, 0)) => Told::Nobody,
+            Some((None, _)) => Told::Vacant,
+            // Whoever has got it since may have had it before that was heard of.
+            None if content.untold == Told::Nobody && (entry.is_some() || !self.found_place) => Told::Nothing,
+            None => content.untold,
         }
     }
 
     /// Who had `address` at `at`, in nanoseconds of `CLOCK_MONOTONIC`; `None` for nobody, or nobody that is known.
     #[must_use]
     pub fn who(&self, address: IpAddr, at: u64) -> Option<&PeerRecord> {
-        self.entries.as_ref()?.get(&address)?.at(at)?.as_deref()
+        self.content.as_ref()?.entries.get(&address)?.at(at)?.0.map(|record| &**record)
     }
 }
 
@@ -232,13 +253,41 @@ mod tests {
         assert_eq!([9, 19, 20].map(|at| open.who(address, at)), [None, Some(&*old), Some(&*new)]);
         drop(open);
         book.tell(address, None, 30);
-        assert_eq!(at(31), Known::Nobody);
+        assert_eq!(at(31), Known::Vacant);
         assert_eq!(book.open().who(address, 31), None);
         assert_eq!(OpenBook::default().who(address, 31), None);
         book.forget_nobody(address, 20);
         assert_eq!(at(20), Known::By(new), "of another time");
         book.forget_nobody(address, 30);
         assert_eq!(at(31), Known::Unknown);
+    }
+
+    #[test]
+    fn what_it_says_nothing_of_is_nobodys_once_all_is_told() {
+        let book = PeerBook::with_room_for(2);
+        let addresses: [IpAddr; 3] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| address.parse().unwrap());
+        let told = |at, time| match book.open().told(addresses[at], time) {
+            Told::By(_) => panic!("somebody's"),
+            Told::Nobody => "nobody",
+            Told::Vacant => "vacant",
+            Told::Nothing => "nothing",
+            Told::Pending => "pending",
+        };
+        book.tell(addresses[0], Some(node("n")), 10);
+        assert_eq!([told(0, 9), told(1, 9)], ["pending"; 2]);
+        let version = book.version();
+        book.complete(false);
+        assert_eq!([told(0, 9), told(1, 9)], ["nothing"; 2], "some of it cannot be read");
+        book.complete(true);
+        assert!(book.version() > version + 1, "who has looked looks again");
+        assert_eq!([told(0, 9), told(1, 9)], ["nothing", "nobody"], "somebody has had it since");
+        book.tell(addresses[0], None, 20);
+        book.tell(addresses[1], None, 0);
+        assert_eq!([told(0, 20), told(1, 20)], ["vacant", "nobody"]);
+        assert_eq!([book.who(addresses[0], 20), book.who(addresses[1], 20)], [Known::Vacant, Known::Nobody]);
+        book.tell(addresses[2], Some(node("n")), 30);
+        assert_eq!(told(2, 30), "nothing", "it found no place");
+        assert_eq!(OpenBook::default().told(addresses[2], 0), Told::Nothing);
     }
 
     #[test]

@@ -13,9 +13,10 @@ pub trait ClusterFeed: Send + Sync {
     /// So it is since `since`, in nanoseconds of `CLOCK_MONOTONIC`; 0 for what was so when the watch began.
     fn tell(&self, changes: Changes, since: u64);
 
-    /// Everything that there is has been told: from now on an address that was not is nobody's. Called once, when the first
-    /// lists of all kinds are complete.
-    fn complete(&self);
+    /// Everything that can be read has been told: the first lists of all kinds are complete but of those that may not be
+    /// read. When that is the `whole` cluster, an address that was not told is nobody's from now on. Called anew when what
+    /// could not be read before can be.
+    fn complete(&self, whole: bool);
 
     /// Nobody has had this address since then, and those who remember who had it before may forget that now.
     fn forget(&self, address: IpAddr, since: u64);
@@ -29,8 +30,9 @@ impl ClusterFeed for PeerBook {
         self.tell_all(changes, since);
     }
 
-    /// A book says of an address that it was never told of that it is unknown, before and after.
-    fn complete(&self) {}
+    fn complete(&self, whole: bool) {
+        Self::complete(self, whole);
+    }
 
     fn forget(&self, address: IpAddr, since: u64) {
         self.forget_nobody(address, since);

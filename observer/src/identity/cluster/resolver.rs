@@ -149,7 +149,7 @@ impl Shared {
                 let known = self.book.who(reply.address, u64::MAX);
                 if let Some(since) = since(&known, &reply, now) {
                     if since == 0 {
-                        // Whoever it is told to be now has been it all the time.
+                        // Whoever it is told to be now has been it all the time: nobody was known to be another.
                         self.book.forget(reply.address);
                     }
                     self.book.tell(reply.address, reply.record, since);
@@ -166,9 +166,10 @@ fn since(known: &Known, reply: &Reply, now: u64) -> Option<u64> {
     let changed = || reply.age_ms.map(|age| now.saturating_sub(age.saturating_mul(1_000_000)));
     match known {
         Known::By(record) if Some(record) == reply.record.as_ref() => None,
-        Known::Nobody if reply.record.is_none() => None,
-        // Somebody else had it. If the resolver does not know (it began later), it was at any time since we heard last.
-        Known::By(_) => Some(changed().unwrap_or(now).max(1)),
+        Known::Nobody | Known::Vacant if reply.record.is_none() => None,
+        // Somebody else had it. If the resolver does not know (it began later, or has forgotten), it was at any time since
+        // we heard last.
+        Known::By(_) | Known::Vacant => Some(changed().unwrap_or(now).max(1)),
         // As far as anybody knows it was never another's.
         Known::Nobody | Known::Unknown => Some(changed().map_or(0, |since| since.max(1))),
     }

@@ -125,7 +125,7 @@ fn an_agent_is_told_who_has_what_it_sees_and_when_that_changes() {
     running.tell(ip("10.0.0.2"), Some(node("b")));
     agent.resolver.see(["10.0.0.1", "10.0.0.3"].map(ip).into_iter(), Instant::now());
     assert_eq!(agent.now("10.0.0.1"), Known::Unknown, "its lists are not complete");
-    running.table.complete();
+    running.table.complete(true);
     agent.until(|agent| agent.now("10.0.0.3") == Known::Nobody);
     assert_eq!([agent.now("10.0.0.1"), agent.now("10.0.0.2")], [by("a"), Known::Unknown]);
     agent.see(&["10.0.0.2", "fd00::1"]);
@@ -154,7 +154,7 @@ fn what_is_known_stays_while_the_resolver_is_away_and_is_put_right_when_it_is_ba
     let address = running.address;
     running.tell(ip("10.0.0.1"), Some(node("a")));
     running.tell(ip("10.0.0.2"), Some(node("b")));
-    running.table.complete();
+    running.table.complete(true);
     let agent = Agent::at(address);
     agent.until(|agent| agent.is(ProbeState::Ok));
     agent.see(&["10.0.0.1", "10.0.0.2"]);
@@ -172,9 +172,9 @@ fn what_is_known_stays_while_the_resolver_is_away_and_is_put_right_when_it_is_ba
     running.tell(ip("10.0.0.3"), Some(node("d")));
     agent.until(|_| running.table.sizes().subscriptions == 3);
     assert_eq!([agent.now("10.0.0.1"), agent.now("10.0.0.2")], [by("a"), by("b")], "it does not know enough yet");
-    running.table.complete();
+    running.table.complete(true);
     agent.until(|agent| agent.now("10.0.0.1") == by("c") && agent.now("10.0.0.3") == by("d"));
-    agent.until(|agent| agent.now("10.0.0.2") == Known::Nobody);
+    agent.until(|agent| agent.now("10.0.0.2") == Known::Vacant);
     assert_eq!(agent.book.who(ip("10.0.0.1"), away), by("a"), "it had it when it was heard of last");
     assert_eq!(agent.book.who(ip("10.0.0.3"), away), by("d"));
     assert!(agent.metrics.source_errors(RESOLVER) > 0);
@@ -186,7 +186,7 @@ fn addresses_that_leave_for_others_are_forgotten_on_both_sides() {
     for number in 1..=4 {
         running.tell(IpAddr::from([10, 0, 0, number]), Some(node("n")));
     }
-    running.table.complete();
+    running.table.complete(true);
     let agent = Agent::of(options(&format!("http://{}", running.address)), 2);
     agent.until(|agent| agent.is(ProbeState::Ok));
     agent.see(&["10.0.0.1", "10.0.0.2"]);
@@ -211,7 +211,7 @@ fn only_those_with_the_token_are_let_in_over_tls() {
     let token = Some(Token::new(path("token")));
     let running = Running::start(Listening { tls, token, ..plain("127.0.0.1:0") });
     running.tell(ip("10.0.0.1"), Some(node("a")));
-    running.table.complete();
+    running.table.complete(true);
     let with = |ca: &str, token: &str| {
         let options = ResolverOptions {
             ca_file: path(ca),
@@ -247,7 +247,7 @@ fn a_certificate_that_is_replaced_is_shown_to_the_next_agent() {
     put("key", first.signing_key.serialize_pem());
     let tls = Some(CertificateFiles { certificate: path("certificate"), key: path("key") });
     let running = Running::start(Listening { tls, ..plain("127.0.0.1:0") });
-    running.table.complete();
+    running.table.complete(true);
     let agent = |believes: &str| {
         let url = format!("https://{}", running.address);
         let agent = Agent::of(ResolverOptions { ca_file: path(believes), ..options(&url) }, 10);
@@ -282,6 +282,9 @@ fn since_when_it_is_so() {
         (Known::Nobody, reply(None, Some(5)), None),
         (Known::Nobody, reply(Some("a"), None), Some(0)),
         (Known::Nobody, reply(Some("b"), Some(1_000)), Some(9_000_000_000)),
+        (Known::Vacant, reply(None, None), None),
+        (Known::Vacant, reply(Some("b"), None), Some(NOW)),
+        (Known::Vacant, reply(Some("b"), Some(1_000)), Some(9_000_000_000)),
         (by("a"), reply(Some("a"), Some(5)), None),
         (by("a"), reply(Some("b"), Some(1_000)), Some(9_000_000_000)),
         (by("a"), reply(Some("b"), None), Some(NOW)),
@@ -289,4 +292,34 @@ fn since_when_it_is_so() {
     ] {
         assert_eq!(since(&known, &reply, NOW), expected, "{known:?} {reply:?}");
     }
+}
+
+#[test]
+fn who_comes_after_a_resolver_began_anew_is_not_given_what_was_anothers() {
+    let shared = Shared {
+        wants: Mutex::new(Wants::new(10)),
+        say: Notify::new(),
+        heard: Condvar::new(),
+        connected: AtomicBool::new(true),
+        book: Arc::new(PeerBook::default()),
+    };
+    let address = ip("10.0.0.1");
+    shared.wants().see([address].into_iter());
+    let told = |name: Option<&str>, age_ms, now| {
+        let reply = Reply { address, record: name.map(node), age_ms, generation: 1 };
+        shared.take(FollowResponse { answers: vec![reply.to_message()] }, now);
+    };
+    let at = |moments: [u64; 4]| moments.map(|at| shared.book.who(address, at));
+    const SECOND: u64 = 1_000_000_000;
+    // Nobody is known to have had it: it was the first one's before that was heard of.
+    told(None, None, 5 * SECOND);
+    told(Some("a"), None, 10 * SECOND);
+    assert_eq!(at([0, 5 * SECOND, 10 * SECOND, u64::MAX]), [by("a"), by("a"), by("a"), by("a")]);
+    told(None, Some(1_000), 21 * SECOND);
+    // The resolver that knew of the first one is gone.
+    told(None, None, 25 * SECOND);
+    told(Some("b"), None, 30 * SECOND);
+    let never_b = at([0, 15 * SECOND, 20 * SECOND, 30 * SECOND - 1]);
+    assert!(!never_b.contains(&by("b")), "{never_b:?}");
+    assert_eq!(at([20 * SECOND, 29 * SECOND, 30 * SECOND, u64::MAX]), [Known::Vacant, Known::Vacant, by("b"), by("b")]);
 }

@@ -18,20 +18,34 @@ pub struct Teller {
     feed: Arc<dyn ClusterFeed>,
     /// Addresses that were given back, and when.
     given_back: VecDeque<(u64, IpAddr)>,
-    /// Kinds that were told once.
-    told: [bool; 4],
+    /// What came of the first list of each kind.
+    lists: [List; 4],
+    /// Whether the feed knows that it was told everything, and that this is the whole cluster.
+    completed: Option<bool>,
+}
+
+/// What came of a list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum List {
+    /// Nothing yet.
+    #[default]
+    Awaited,
+    /// It may not be read, or there is none.
+    Unreadable,
+    /// It was told.
+    Told,
 }
 
 impl Teller {
     /// Nothing is known yet.
     pub fn new(cluster: Cluster, feed: Arc<dyn ClusterFeed>) -> Self {
-        Self { cluster, feed, given_back: VecDeque::new(), told: [false; 4] }
+        Self { cluster, feed, given_back: VecDeque::new(), lists: Default::default(), completed: None }
     }
 
     /// Tells what has changed with the objects of a kind, at this moment in nanoseconds of `CLOCK_MONOTONIC`. What the
     /// first list has was so before.
     pub fn tell(&mut self, kind: Kind, now: u64) {
-        let first = !std::mem::replace(&mut self.told[kind as usize], true);
+        let first = std::mem::replace(&mut self.lists[kind as usize], List::Told) != List::Told;
         let changes = self.cluster.changes(kind);
         let free = changes.iter().filter(|(_, record)| record.is_none()).map(|(address, _)| (now, *address));
         self.given_back.extend(free);
@@ -40,20 +54,42 @@ impl Teller {
             self.feed.tell(changes, if first { 0 } else { now });
         }
         self.feed.folded(self.cluster.take_folded());
-        if first && self.told == [true; 4] {
-            self.feed.complete();
+        if first {
+            self.complete();
         }
         while let Some((since, address)) = self.given_back.pop_front_if(|(since, _)| *since + KEEP < now) {
             self.feed.forget(address, since);
+        }
+    }
+
+    /// Objects of a kind may not be read, or the API server has none: nobody waits for their first list any more.
+    pub fn unreadable(&mut self, kind: Kind) {
+        let list = &mut self.lists[kind as usize];
+        if *list == List::Awaited {
+            *list = List::Unreadable;
+            self.complete();
+        }
+    }
+
+    fn complete(&mut self) {
+        if self.lists.contains(&List::Awaited) {
+            return;
+        }
+        // Slices alone tell only of endpoints that are no pods, which are seldom the cluster's own.
+        let whole = [Kind::Service, Kind::Node, Kind::Pod].iter().all(|kind| self.lists[*kind as usize] == List::Told);
+        if self.completed.replace(whole) != Some(whole) {
+            self.feed.complete(whole);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::identity::cluster::{
-        BookUse, Known, PeerBook, PeerRecord,
+        BookUse, Changes, Known, PeerBook, PeerRecord,
         claims::{Claims, Rank},
     };
 
@@ -73,7 +109,7 @@ mod tests {
         teller.cluster.remove(Kind::Pod, "a");
         teller.tell(Kind::Pod, 200);
         assert_eq!([book.who(two, 199), book.who(two, 200)], [Known::Unknown, by("b")]);
-        assert_eq!([book.who(one, 199), book.who(one, 200)], [by("a"), Known::Nobody]);
+        assert_eq!([book.who(one, 199), book.who(one, 200)], [by("a"), Known::Vacant]);
         teller.tell(Kind::Pod, 200 + KEEP);
         assert_eq!(book.who(one, 199), by("a"));
         // Given back, taken, and given back again: what is old is forgotten, what is new is not.
@@ -88,5 +124,48 @@ mod tests {
         teller.tell(Kind::Pod, 401 + KEEP);
         assert_eq!(book.who(one, 399), Known::Unknown);
         assert_eq!(book.usage(), BookUse { addresses: 2, folded: 1 });
+    }
+
+    /// What was said of being complete.
+    #[derive(Default)]
+    struct Said(Mutex<Vec<bool>>);
+
+    impl ClusterFeed for Said {
+        fn tell(&self, _: Changes, _: u64) {}
+
+        fn complete(&self, whole: bool) {
+            self.0.lock().unwrap().push(whole);
+        }
+
+        fn forget(&self, _: IpAddr, _: u64) {}
+
+        fn folded(&self, _: u64) {}
+    }
+
+    #[test]
+    fn nobody_waits_for_what_may_not_be_read() {
+        let made = || {
+            let said = Arc::<Said>::default();
+            (Teller::new(Cluster::with_room_for(2), Arc::<Said>::clone(&said)), said)
+        };
+        let all = [Kind::Service, Kind::Node, Kind::EndpointSlice, Kind::Pod];
+        let (mut teller, said) = made();
+        all.iter().for_each(|kind| teller.tell(*kind, 1));
+        all.iter().for_each(|kind| teller.unreadable(*kind));
+        assert_eq!(*said.0.lock().unwrap(), [true], "what was read once is known");
+        let (mut teller, said) = made();
+        teller.unreadable(Kind::EndpointSlice);
+        [Kind::Service, Kind::Node].iter().for_each(|kind| teller.tell(*kind, 1));
+        assert!(said.0.lock().unwrap().is_empty(), "pods may come");
+        teller.tell(Kind::Pod, 2);
+        teller.tell(Kind::EndpointSlice, 3);
+        assert_eq!(*said.0.lock().unwrap(), [true]);
+        let (mut teller, said) = made();
+        all[..3].iter().for_each(|kind| teller.tell(*kind, 1));
+        teller.unreadable(Kind::Pod);
+        teller.unreadable(Kind::Pod);
+        assert_eq!(*said.0.lock().unwrap(), [false], "an address may be a pod's");
+        teller.tell(Kind::Pod, 2);
+        assert_eq!(*said.0.lock().unwrap(), [false, true], "it may be read now");
     }
 }

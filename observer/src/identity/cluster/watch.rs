@@ -82,7 +82,7 @@ async fn all(
     mut feed: Feed,
 ) {
     if let Some(most) = most_nodes {
-        wait_until_small(&target, most, &mut feed).await;
+        wait_until_small(&target, most, &*listener, &mut feed).await;
     }
     let shared = Shared::new(Teller::new(cluster, listener), feed);
     let topic = |shared: &Rc<RefCell<Shared>>| (target.clone(), Rc::clone(shared));
@@ -93,8 +93,8 @@ async fn all(
     tokio::join!(services, slices, nodes, pods);
 }
 
-/// Returns when the cluster has at most so many nodes.
-async fn wait_until_small(target: &Target, most: u64, feed: &mut Feed) {
+/// Returns when the cluster has at most so many nodes. Until then `listener` knows when it will not be told of it.
+async fn wait_until_small(target: &Target, most: u64, listener: &dyn ClusterFeed, feed: &mut Feed) {
     /// Their number is enough.
     struct Counted;
 
@@ -115,6 +115,7 @@ async fn wait_until_small(target: &Target, most: u64, feed: &mut Feed) {
         match count(target, Node::PATH, &mut Counted).await {
             Ok(Some(nodes)) if nodes <= most => return,
             Ok(nodes) => {
+                listener.complete(false);
                 let reason = too_many(nodes, most);
                 if feed.tell(ProbeState::Unsupported, &reason) {
                     warn!("Services, nodes and pods of other nodes are not named: {reason}");
@@ -123,6 +124,9 @@ async fn wait_until_small(target: &Target, most: u64, feed: &mut Feed) {
                 sleep(RECOUNT.0 + spread(RECOUNT.1, dice())).await;
             }
             Err(error) => {
+                if may_not_be_read(&error) {
+                    listener.complete(false);
+                }
                 feed.error();
                 let text = error.to_string();
                 if feed.tell(ProbeState::Failed, &text) {
@@ -140,6 +144,12 @@ fn too_many(nodes: Option<u64>, most: u64) -> String {
         "the cluster has {nodes} nodes, and with more than {most} (--kubernetes.peers.max-nodes) not every agent watches \
          it; raise that, or say --kubernetes.peers watch or resolver=URL"
     )
+}
+
+/// Whether the API server says of a kind that it may not be read (403), or that it has none (404): another try will
+/// likely say the same, and the others need not wait for it.
+const fn may_not_be_read(error: &KubeError) -> bool {
+    matches!(error.status, Some(403 | 404))
 }
 
 /// Why a kind cannot be watched.
@@ -176,6 +186,9 @@ impl Shared {
 
     fn failed(&mut self, kind: Kind, error: &KubeError, usual: bool) {
         self.feed.error();
+        if may_not_be_read(error) {
+            self.teller.unreadable(kind);
+        }
         let failure = Failure { text: error.to_string(), permission: error.permission.clone() };
         if usual {
             debug!("{}", failure.text);

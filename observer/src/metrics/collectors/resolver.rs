@@ -58,7 +58,7 @@ mod tests {
         }
         shared.tell(vec![(addresses[0], None)], 0);
         shared.folded(4);
-        shared.complete();
+        shared.complete(true);
         let agent = shared.join().unwrap();
         agent.change(&[], &addresses).unwrap();
         assert_eq!(agent.take(2).len(), 2);
