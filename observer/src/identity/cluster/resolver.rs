@@ -120,16 +120,22 @@ impl Resolver {
     /// These addresses are there now: asks for those that are new. Returns when there is an answer for all, or at
     /// `deadline`; at once when nothing was new or the resolver is away.
     pub fn see(&self, addresses: impl Iterator<Item = IpAddr>, deadline: Instant) {
+        self.see_at(addresses, monotonic(), deadline);
+    }
+
+    fn see_at(&self, addresses: impl Iterator<Item = IpAddr>, now: u64, deadline: Instant) {
         let shared = &self.0;
         let mut wants = shared.wants();
-        let seen = wants.see(addresses);
+        let seen = wants.see(addresses, now);
         // Under the lock: an answer that is under way must not bring it back.
         seen.left.iter().for_each(|address| shared.book.forget(*address));
         shared.book.fold(seen.refused);
+        if seen.new > 0 || !seen.left.is_empty() {
+            shared.say.notify_one();
+        }
         if seen.new == 0 {
             return;
         }
-        shared.say.notify_one();
         let left = deadline.saturating_duration_since(Instant::now());
         let open = |wants: &mut Wants| shared.connected.load(Relaxed) && !wants.all_answered();
         // In time or not: the next look finds what came.

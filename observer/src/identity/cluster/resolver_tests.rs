@@ -199,6 +199,27 @@ fn addresses_that_leave_for_others_are_forgotten_on_both_sides() {
 }
 
 #[test]
+fn addresses_that_nobody_talks_to_any_more_are_forgotten_on_both_sides() {
+    let running = Running::start(plain("127.0.0.1:0"));
+    running.tell(ip("10.0.0.1"), Some(node("a")));
+    running.tell(ip("10.0.0.2"), Some(node("b")));
+    running.table.complete(true);
+    let agent = Agent::at(running.address);
+    agent.until(|agent| agent.is(ProbeState::Ok));
+    agent.see(&["10.0.0.1", "10.0.0.2", "192.0.2.1"]);
+    assert_eq!((running.table.sizes().subscriptions, agent.book.usage().addresses), (3, 3));
+    let later = monotonic() + 3_600 * 1_000_000_000;
+    agent.resolver.see_at([ip("10.0.0.2")].into_iter(), later, Instant::now());
+    assert_eq!(
+        [agent.now("10.0.0.1"), agent.now("10.0.0.2"), agent.now("192.0.2.1")],
+        [Known::Unknown, by("b"), Known::Unknown]
+    );
+    agent.until(|_| running.table.sizes().subscriptions == 1);
+    agent.see(&["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(agent.now("10.0.0.1"), by("a"), "it is asked for anew");
+}
+
+#[test]
 fn only_those_with_the_token_are_let_in_over_tls() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
@@ -304,7 +325,7 @@ fn who_comes_after_a_resolver_began_anew_is_not_given_what_was_anothers() {
         book: Arc::new(PeerBook::default()),
     };
     let address = ip("10.0.0.1");
-    shared.wants().see([address].into_iter());
+    shared.wants().see([address].into_iter(), 1);
     let told = |name: Option<&str>, age_ms, now| {
         let reply = Reply { address, record: name.map(node), age_ms, generation: 1 };
         shared.take(FollowResponse { answers: vec![reply.to_message()] }, now);

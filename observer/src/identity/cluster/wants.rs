@@ -6,13 +6,16 @@ use observer_resolver::{MAX_BATCH, packed, v1::FollowRequest};
 
 use crate::hash::{FastMap, FastSet};
 
-/// A bounded set of addresses. The one that was not seen for longest leaves first; one that was just seen never does.
+/// How long an address is wanted that is not seen any more, in nanoseconds: as long as a resolver remembers who had an
+/// address before, so that one which is wanted again later has had time to be another's.
+const KEEP: u64 = 600 * 1_000_000_000;
+
+/// A bounded set of addresses. One that was not seen for [`KEEP`] leaves; where there is no room, the one that was not
+/// seen for longest does. One that was just seen never does.
 #[derive(Debug)]
 pub struct Wants {
     most: usize,
-    /// When it was seen last, and whether there is an answer.
     addresses: FastMap<IpAddr, Want>,
-    round: u64,
     subscribe: FastSet<IpAddr>,
     unsubscribe: FastSet<IpAddr>,
     unanswered: usize,
@@ -20,7 +23,9 @@ pub struct Wants {
 
 #[derive(Debug, Clone, Copy)]
 struct Want {
+    /// When it was seen last, in nanoseconds of `CLOCK_MONOTONIC`.
     seen: u64,
+    /// Whether there is an answer.
     answered: bool,
 }
 
@@ -29,7 +34,7 @@ struct Want {
 pub struct Seen {
     /// How many are new.
     pub new: usize,
-    /// Those that had to leave for them.
+    /// Those that have left.
     pub left: Vec<IpAddr>,
     /// How many found no place.
     pub refused: u64,
@@ -41,40 +46,36 @@ impl Wants {
         Self {
             most,
             addresses: FastMap::default(),
-            round: 0,
             subscribe: FastSet::default(),
             unsubscribe: FastSet::default(),
             unanswered: 0,
         }
     }
 
-    /// These are there now.
-    pub fn see(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Seen {
-        self.round += 1;
+    /// These are there at `now`, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn see(&mut self, addresses: impl Iterator<Item = IpAddr>, now: u64) -> Seen {
         let mut new = Vec::new();
         for address in addresses {
             match self.addresses.get_mut(&address) {
-                Some(want) => want.seen = self.round,
+                Some(want) => want.seen = now,
                 None => new.push(address),
             }
         }
         new.sort_unstable();
         new.dedup();
-        let mut seen = Seen::default();
-        if new.is_empty() {
-            return seen;
-        }
+        let mut seen = Seen { left: self.leave(|want| want.seen.saturating_add(KEEP) < now), ..Seen::default() };
         let excess = (self.addresses.len() + new.len()).saturating_sub(self.most);
         if excess > 0 {
-            seen.left = self.oldest(excess);
-            seen.left.iter().for_each(|address| self.remove(*address));
+            let oldest = self.oldest(excess, now);
+            oldest.iter().for_each(|address| self.remove(*address));
+            seen.left.extend(oldest);
         }
         let room = self.most - self.addresses.len();
         seen.refused = new.len().saturating_sub(room) as u64;
         new.truncate(room);
         seen.new = new.len();
         for address in new {
-            self.addresses.insert(address, Want { seen: self.round, answered: false });
+            self.addresses.insert(address, Want { seen: now, answered: false });
             self.unanswered += 1;
             self.subscribe.insert(address);
         }
@@ -111,9 +112,21 @@ impl Wants {
         Some(FollowRequest { subscribe, unsubscribe })
     }
 
-    /// Those that were not seen for longest, and not in this round.
-    fn oldest(&self, most: usize) -> Vec<IpAddr> {
-        let before = self.addresses.iter().filter(|(_, want)| want.seen < self.round);
+    /// Those of which this is so leave.
+    fn leave(&mut self, is_so: impl Fn(&Want) -> bool) -> Vec<IpAddr> {
+        let leaving = self.addresses.iter().filter(|(_, want)| is_so(want));
+        let leaving: Vec<IpAddr> = leaving.map(|(address, _)| *address).collect();
+        leaving.iter().for_each(|address| self.remove(*address));
+        // Their room goes too, once it is most of it.
+        if self.addresses.capacity() / 4 > self.addresses.len() {
+            self.addresses.shrink_to(2 * self.addresses.len());
+        }
+        leaving
+    }
+
+    /// Those that were not seen for longest, and not at `now`.
+    fn oldest(&self, most: usize, now: u64) -> Vec<IpAddr> {
+        let before = self.addresses.iter().filter(|(_, want)| want.seen < now);
         let mut ages: Vec<(u64, IpAddr)> = before.map(|(address, want)| (want.seen, *address)).collect();
         if ages.len() > most {
             ages.select_nth_unstable(most);
@@ -152,8 +165,14 @@ mod tests {
         IpAddr::from([10, 0, high, low])
     }
 
+    /// A look some time after the last one.
     fn see(wants: &mut Wants, numbers: &[u16]) -> (usize, Vec<IpAddr>, u64) {
-        let mut seen = wants.see(numbers.iter().copied().map(ip));
+        let last = wants.addresses.values().map(|want| want.seen).max().unwrap_or_default();
+        see_at(wants, numbers, last + 1)
+    }
+
+    fn see_at(wants: &mut Wants, numbers: &[u16], now: u64) -> (usize, Vec<IpAddr>, u64) {
+        let mut seen = wants.see(numbers.iter().copied().map(ip), now);
         seen.left.sort_unstable();
         (seen.new, seen.left, seen.refused)
     }
@@ -173,9 +192,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_seen_any_more_leaves_after_a_time_and_what_is_there_stays() {
+        let mut wants = Wants::new(1_000);
+        let said = |wants: &mut Wants| {
+            let request = wants.request().unwrap_or_default();
+            let read = |all: Vec<Vec<u8>>| all.iter().filter_map(|bytes| address(bytes)).collect::<Vec<_>>();
+            (read(request.subscribe).len(), read(request.unsubscribe))
+        };
+        assert_eq!(see_at(&mut wants, &[1, 2], 5), (2, vec![], 0));
+        assert_eq!(said(&mut wants), (2, vec![]));
+        wants.answered(ip(1));
+        assert_eq!(see_at(&mut wants, &[1], KEEP), (0, vec![], 0));
+        assert_eq!(see_at(&mut wants, &[1], 5 + KEEP), (0, vec![], 0), "not yet");
+        assert_eq!(said(&mut wants), (0, vec![]));
+        assert_eq!(see_at(&mut wants, &[1], 6 + KEEP), (0, vec![ip(2)], 0));
+        assert!(wants.all_answered(), "nobody waits for one that has left");
+        assert_eq!(said(&mut wants), (0, vec![ip(2)]));
+        // However long nobody has looked: what is there now was there all the time for all that is known.
+        assert_eq!(see_at(&mut wants, &[1, 3], 9 * KEEP), (1, vec![], 0));
+        assert_eq!(see_at(&mut wants, &[2], 11 * KEEP), (1, vec![ip(1), ip(3)], 0));
+        assert_eq!(said(&mut wants), (1, vec![ip(1)]), "3 was never said");
+        wants.see((10..900).map(ip), 12 * KEEP);
+        see_at(&mut wants, &[2], 14 * KEEP);
+        assert!(wants.addresses.len() == 1 && wants.addresses.capacity() < 100, "{}", wants.addresses.capacity());
+    }
+
+    #[test]
     fn a_request_has_a_bound() {
         let mut wants = Wants::new(5_000);
-        wants.see((0..2_500).map(ip));
+        wants.see((0..2_500).map(ip), 1);
         let sizes: Vec<usize> = std::iter::from_fn(|| wants.request()).map(|request| request.subscribe.len()).collect();
         assert_eq!(sizes, [1_000, 1_000, 500]);
         wants.connected();
@@ -185,10 +230,11 @@ mod tests {
     proptest! {
         #[test]
         fn the_other_side_knows_what_is_wanted(
-            rounds in proptest::collection::vec((proptest::collection::vec(0..12u16, 0..6), 0..3u8), 0..40)
+            rounds in
+                proptest::collection::vec((proptest::collection::vec(0..12u16, 0..6), 0..3u8, 1..KEEP / 2), 0..40)
         ) {
             let mut wants = Wants::new(6);
-            let mut there = FastSet::default();
+            let (mut there, mut now) = (FastSet::default(), 0);
             let mut apply = |wants: &mut Wants, clear: bool| {
                 if clear {
                     there.clear();
@@ -202,8 +248,9 @@ mod tests {
                 }
                 there.clone()
             };
-            for (addresses, after) in rounds {
-                wants.see(addresses.iter().copied().map(ip));
+            for (addresses, after, passed) in rounds {
+                now += passed;
+                wants.see(addresses.iter().copied().map(ip), now);
                 prop_assert!(wants.addresses.len() <= 6);
                 if after > 0 {
                     let there = apply(&mut wants, after == 2);
