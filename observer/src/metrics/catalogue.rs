@@ -295,7 +295,7 @@ catalogue! {
         RESOLVER_FOLDED: Counter, Count, "observer_resolver_addresses_folded_total", NONE,
             "Addresses of objects that found no place: agents are told that they are nobody's.";
         RESOLVER_REFUSED: Counter, Count, "observer_resolver_agents_refused_total", ["reason"],
-            "Agents that were turned away or cut off, by reason: too_many_agents, too_many_addresses, bad_request (one that cannot be read), slow (took no answers for 30 s), unauthenticated. They come back.";
+            "Agents that were turned away or cut off, by reason: too_many_agents, too_many_addresses, too_many_subscriptions (10,000,000 of all agents), bad_request (one that cannot be read), slow (took no answers for 30 s), unauthenticated. They come back.";
     }
 }
 

@@ -13,11 +13,16 @@ use crate::{
 /// How long an address that nobody has is remembered to have been somebody's, in milliseconds.
 const KEEP: u64 = 600_000;
 
+/// Subscriptions of all agents together: five times what the most agents that may come
+/// ([`MAX_AGENTS`](super::MAX_AGENTS)) have with 200 addresses each, and 1 to 2 GB of memory. Each agent has a bound of
+/// its own, but all of them at theirs would be 65 times this.
+pub const MAX_SUBSCRIPTIONS: usize = 10_000_000;
+
 /// An agent's number; never used twice.
 pub type AgentId = u64;
 
 /// The table and the subscriptions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Core {
     entries: FastMap<IpAddr, Entry>,
     /// Addresses that lost their owner, in this order.
@@ -28,6 +33,8 @@ pub struct Core {
     agents: FastMap<AgentId, Agent>,
     next: AgentId,
     subscriptions: usize,
+    /// Subscriptions that there may be.
+    most: usize,
     complete: bool,
     /// Nobody has an address that is not in the table.
     whole: bool,
@@ -49,9 +56,14 @@ struct Agent {
     wake: Arc<Notify>,
 }
 
-/// An agent wants to know more addresses than it may.
-#[derive(Debug, PartialEq, Eq)]
-pub struct TooMany;
+/// Why a subscription is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooMany {
+    /// The agent has as many as it may have.
+    OfAgent,
+    /// All agents together do.
+    OfAll,
+}
 
 /// Numbers of a [`Core`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,7 +78,30 @@ pub struct Sizes {
     pub changes: u64,
 }
 
+impl Default for Core {
+    fn default() -> Self {
+        Self::with_room_for(MAX_SUBSCRIPTIONS)
+    }
+}
+
 impl Core {
+    /// Without addresses and agents, for at most so many subscriptions.
+    pub fn with_room_for(most: usize) -> Self {
+        Self {
+            entries: FastMap::default(),
+            freed: VecDeque::new(),
+            held: 0,
+            subscribers: FastMap::default(),
+            agents: FastMap::default(),
+            next: 0,
+            subscriptions: 0,
+            most,
+            complete: false,
+            whole: false,
+            generation: 0,
+        }
+    }
+
     /// From `now` on (milliseconds) `address` belongs to `record`.
     pub fn tell(&mut self, address: IpAddr, record: Option<Arc<PeerRecord>>, now: u64) {
         let address = address.to_canonical();
@@ -139,13 +174,16 @@ impl Core {
     /// The agent wants to be told of the address, now and whenever it changes.
     ///
     /// # Errors
-    /// When it is subscribed to as many as it may be.
+    /// When there is no room for it.
     pub fn subscribe(&mut self, id: AgentId, address: IpAddr) -> Result<(), TooMany> {
         let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
         let address = address.to_canonical();
         if !agent.addresses.contains(&address) {
             if agent.addresses.len() >= MAX_ADDRESSES {
-                return Err(TooMany);
+                return Err(TooMany::OfAgent);
+            }
+            if self.subscriptions >= self.most {
+                return Err(TooMany::OfAll);
             }
             agent.addresses.insert(address);
             self.subscriptions += 1;

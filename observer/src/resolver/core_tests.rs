@@ -160,7 +160,7 @@ fn an_agent_wants_as_many_as_it_may_and_is_woken_for_its_own() {
     for at in 0..MAX_ADDRESSES {
         core.subscribe(id, many(at)).unwrap();
     }
-    assert_eq!(core.subscribe(id, address(1)), Err(TooMany));
+    assert_eq!(core.subscribe(id, address(1)), Err(TooMany::OfAgent));
     assert_eq!(core.subscribe(id, many(7)), Ok(()), "it is subscribed to that one");
     core.unsubscribe(id, many(7));
     core.subscribe(id, address(1)).unwrap();
@@ -179,6 +179,21 @@ fn an_agent_wants_as_many_as_it_may_and_is_woken_for_its_own() {
     core.tell("::ffff:10.0.0.1".parse().unwrap(), node("a"), 0);
     assert_eq!((core.take(id, 9, 0).len(), core.sizes().changes), (1, 1));
     assert!(woken(&wake) && !woken(&other_wake));
+}
+
+#[test]
+fn all_agents_together_have_a_bound() {
+    let mut core = Core::with_room_for(3);
+    let [(one, _), (two, _)] = [core.join(), core.join()];
+    for at in 1..=2 {
+        core.subscribe(one, address(at)).unwrap();
+    }
+    core.subscribe(two, address(1)).unwrap();
+    assert_eq!(core.subscribe(two, address(2)), Err(TooMany::OfAll));
+    assert_eq!(core.subscribe(two, address(1)), Ok(()), "it is subscribed to that one");
+    assert_eq!(core.sizes().subscriptions, 3);
+    core.leave(one);
+    core.subscribe(two, address(2)).unwrap();
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod watch;
 
 pub use self::{
     certificate::CertificateFiles,
-    core::Sizes,
+    core::{MAX_SUBSCRIPTIONS, Sizes},
     options::{DEFAULT_PORT, ResolverOptions},
     run::run,
     server::{Listener, Listening},

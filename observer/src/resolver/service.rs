@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, warn};
 
 use super::{
+    core::{MAX_SUBSCRIPTIONS, TooMany},
     shared::{MAX_AGENTS, Membership, Refusal, Shared},
     token::Token,
 };
@@ -94,8 +95,13 @@ impl Session {
             End::Gone => return,
             End::Stopping => Status::unavailable("the resolver stops"),
             End::Refused(why, status) => {
-                debug!("an agent is cut off: {status}");
-                self.shared.refused(why);
+                let count = self.shared.refused(why);
+                // Each of many agents comes back again and again: the counter has the rest.
+                if why == Refusal::TooManySubscriptions && count.is_power_of_two() {
+                    warn!("agents are cut off ({count} so far): {}", status.message());
+                } else {
+                    debug!("an agent is cut off: {status}");
+                }
                 status
             }
         };
@@ -129,8 +135,15 @@ impl Session {
         let (Some(unsubscribe), Some(subscribe)) = (read(&request.unsubscribe), read(&request.subscribe)) else {
             return Err(bad("an address has not 16 bytes"));
         };
-        self.membership.change(&unsubscribe, &subscribe).map_err(|_| {
-            End::Refused(Refusal::TooManyAddresses, Status::resource_exhausted("subscribed to too many addresses"))
+        self.membership.change(&unsubscribe, &subscribe).map_err(|too_many| {
+            let (why, words) = match too_many {
+                TooMany::OfAgent => (Refusal::TooManyAddresses, "subscribed to too many addresses".to_owned()),
+                TooMany::OfAll => {
+                    let words = format!("all agents together are subscribed to {MAX_SUBSCRIPTIONS} addresses");
+                    (Refusal::TooManySubscriptions, words)
+                }
+            };
+            End::Refused(why, Status::resource_exhausted(words))
         })
     }
 

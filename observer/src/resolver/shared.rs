@@ -23,6 +23,8 @@ pub enum Refusal {
     TooManyAgents,
     /// It wanted to know too many addresses.
     TooManyAddresses,
+    /// All agents together have [`MAX_SUBSCRIPTIONS`](super::MAX_SUBSCRIPTIONS).
+    TooManySubscriptions,
     /// A request that cannot be read.
     BadRequest,
     /// It took no answers for too long.
@@ -38,6 +40,7 @@ impl Refusal {
         match self {
             Self::TooManyAgents => "too_many_agents",
             Self::TooManyAddresses => "too_many_addresses",
+            Self::TooManySubscriptions => "too_many_subscriptions",
             Self::BadRequest => "bad_request",
             Self::Slow => "slow",
             Self::Unauthenticated => "unauthenticated",
@@ -92,9 +95,12 @@ impl Shared {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts an agent that was turned away or cut off.
-    pub fn refused(&self, why: Refusal) {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).refused.entry(why).or_default() += 1;
+    /// Counts an agent that was turned away or cut off. Says how many of them there have been for this reason.
+    pub fn refused(&self, why: Refusal) -> u64 {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.refused.entry(why).or_default();
+        *count += 1;
+        *count
     }
 
     /// Ends all streams.

@@ -16,7 +16,7 @@ use std::{
 use observer_resolver::{
     MAX_MESSAGE,
     tonic::{
-        Request, Status,
+        Code, Request, Status,
         metadata::{Ascii, MetadataValue},
         transport::{Certificate, ClientTlsConfig, Endpoint},
     },
@@ -221,7 +221,7 @@ async fn talk(
     if feed.tell(ProbeState::Ok, "") {
         info!(url = %options.url, "asking the resolver for addresses");
     }
-    let mut silent = false;
+    let (mut silent, before) = (false, *backoff);
     loop {
         // Both ways at once: two sides that each wait for the other to read would wait for ever.
         tokio::select! {
@@ -231,7 +231,13 @@ async fn talk(
                     shared.take(response, monotonic());
                 }
                 Ok(None) => return Err("ended the stream".to_owned()),
-                Err(status) => return Err(said("ended the stream", &status)),
+                Err(status) => {
+                    if status.code() == Code::ResourceExhausted {
+                        // Whatever was told before: who is over a bound comes back ever later.
+                        *backoff = before;
+                    }
+                    return Err(said("ended the stream", &status));
+                }
             },
             said = say(shared, &requests), if !silent => silent = said?,
             () = shared.say.notified(), if silent => silent = false,

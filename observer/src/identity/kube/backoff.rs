@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 const WELL: Duration = Duration::from_secs(60);
 
 /// Tries that failed one after the other.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Backoff {
     failed: u32,
 }
