@@ -81,15 +81,15 @@ fn a_table_that_has_room_keeps_what_is_idle() {
 fn what_is_idle_goes_until_there_is_room_and_the_first_of_a_series_stays() {
     let readings = clients(16);
     let mut watch = Watch::new(&readings);
-    assert_eq!(watch.after(119, &readings), [0; 0]);
-    assert_eq!(watch.after(120, &readings), [2, 3, 4, 5]);
+    assert_eq!(watch.after(59, &readings), [0; 0]);
+    assert_eq!(watch.after(60, &readings), [2, 3, 4, 5]);
     assert_eq!(watch.merging(4, 121, &readings), [0; 0], "they are on their way");
-    assert_eq!(watch.after(122, &readings), [0; 0], "there was room: all begins anew");
+    assert_eq!(watch.after(62, &readings), [0; 0], "there was room: all begins anew");
     let (all, closed) = (clients(20), Some(Leaving::Connections));
     let half: Vec<_> =
         (all.iter()).map(|one| EdgeReading { closed: closed.filter(|_| one.slot > 2), ..*one }).collect();
     let mut watch = Watch::new(&half);
-    assert_eq!(watch.after(120, &half), [2], "those that are closed need no choice");
+    assert_eq!(watch.after(60, &half), [2], "those that are closed need no choice");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn all_that_goes_finds_its_heir_and_the_series_stay_as_they_are() {
         reading.key = reading.key.map(|key| EdgeKey { port: 54, ..key });
     }
     let before = super::super::sum(&readings, &labels);
-    let chosen = Watch::new(&readings).after(120, &readings);
+    let chosen = Watch::new(&readings).after(60, &readings);
     assert_eq!(chosen, [3, 4, 5, 6]);
     for reading in readings.iter_mut().filter(|reading| chosen.contains(&reading.slot)) {
         reading.closed = Some(Leaving::Connections);
@@ -128,10 +128,10 @@ fn it_goes_on_below_the_mark_at_which_it_began() {
     let mut readings = clients(16);
     let mut watch = Watch::new(&readings);
     readings.truncate(13);
-    assert_eq!(watch.after(120, &readings), [2]);
+    assert_eq!(watch.after(60, &readings), [2]);
     let readings = clients(13);
     let mut watch = Watch::new(&readings);
-    assert_eq!(watch.after(120, &readings), [0; 0], "nothing has begun");
+    assert_eq!(watch.after(60, &readings), [0; 0], "nothing has begun");
 }
 
 #[test]
@@ -140,17 +140,17 @@ fn who_was_idle_for_longest_goes_first_and_who_speaks_stays() {
     let mut watch = Watch::new(&readings);
     readings[1].packets.tx_bytes += 1;
     readings[2].born = 2;
-    assert_eq!(watch.after(100, &readings), [0; 0]);
+    assert_eq!(watch.after(50, &readings), [0; 0]);
     assert_eq!(
-        watch.after(120, &readings),
+        watch.after(60, &readings),
         [4, 5, 6, 7],
         "not one that has spoken, nor one that is another edge's now"
     );
     let mut speaking = clients(16);
-    assert_eq!(Watch::new(&speaking).after(120, &speaking).len(), 4);
+    assert_eq!(Watch::new(&speaking).after(60, &speaking).len(), 4);
     let mut watch = Watch::new(&speaking);
     speaking.iter_mut().for_each(|reading| reading.packets.rx_packets += 1);
-    assert_eq!(watch.after(120, &speaking), [0; 0], "all have spoken");
+    assert_eq!(watch.after(60, &speaking), [0; 0], "all have spoken");
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn what_nobody_knows_or_has_decided_is_left_alone_and_spare_slots_are() {
     let with = |change: fn(&mut EdgeReading)| {
         let mut readings = clients(17);
         readings[1..].iter_mut().for_each(change);
-        Watch::new(&readings).after(120, &readings)
+        Watch::new(&readings).after(60, &readings)
     };
     let key = |reading: &mut EdgeReading, change: fn(EdgeKey) -> EdgeKey| reading.key = reading.key.map(change);
     assert_eq!(with(|_| {}).len(), 5);
@@ -195,13 +195,13 @@ fn what_nobody_knows_or_has_decided_is_left_alone_and_spare_slots_are() {
         reading
     });
     let nobody: Vec<_> = nobody.collect();
-    assert_eq!(Watch::new(&nobody).after(120, &nobody), [0; 0]);
+    assert_eq!(Watch::new(&nobody).after(60, &nobody), [0; 0]);
     let spare = clients(17).into_iter().map(|mut reading| {
         key(&mut reading, |key| EdgeKey { flags: key.flags | flags::OVERFLOW, ..key });
         reading
     });
     let spare: Vec<_> = spare.collect();
-    assert_eq!(Watch::new(&spare).after(120, &spare), [0; 0], "they are no part of the table");
+    assert_eq!(Watch::new(&spare).after(60, &spare), [0; 0], "they are no part of the table");
 }
 
 #[test]
