@@ -230,7 +230,11 @@ fn a_pod_talks_to_services_nodes_and_pods_of_other_nodes() {
     assert_eq!(scene.talk("192.0.2.2"), texts(["node", "", "", "", ""]), "by its external address");
     let api = ["pod", "shop", "Deployment", "api", "api-7f9fbbdc5f-x2x9k"];
     assert_eq!(scene.talk("10.244.1.15"), texts(api));
-    assert_eq!(scene.talk("10.244.1.16"), texts(["other", "", "", "", ""]), "a pod that has ended");
+    assert_eq!(
+        scene.talk("10.244.1.16"),
+        texts(["external", "", "", "", ""]),
+        "it is no pod's any more, nor anybody's"
+    );
     assert_eq!(scene.talk("198.51.100.10"), texts(["external", "", "", "", ""]));
     let beyond = texts(["pod", "t", "Pod", "beyond", "beyond"]);
     assert_eq!(scene.talk(&scene.server.ipv4().to_string()), beyond, "a pod of this node");
@@ -474,7 +478,11 @@ fn a_resolver_tells_of_peers() {
     assert_eq!(scene.service("10.96.0.80"), "api");
     assert_eq!(scene.talk("10.77.0.2"), texts(["node", "", "", "", ""]));
     assert_eq!(scene.talk(ADDRESS), is(first));
-    assert_eq!(scene.talk("10.244.1.16"), other, "a pod that has ended");
+    assert_eq!(
+        scene.talk("10.244.1.16"),
+        texts(["external", "", "", "", ""]),
+        "it is no pod's any more, nor anybody's"
+    );
     let numbers = running.scrape().unwrap();
     let number = |name: &str| numbers.get(name, &[]);
     assert_eq!(number("observer_resolver_agents"), Some(1.0));

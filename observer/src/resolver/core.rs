@@ -141,10 +141,10 @@ impl Core {
     }
 
     /// Everything that can be read has been told. From now on agents get answers; that an address was never anybody's they
-    /// are told when that is the `whole` cluster.
+    /// are told while that is the `whole` cluster.
     pub fn complete(&mut self, whole: bool) {
         self.complete = true;
-        self.whole |= whole;
+        self.whole = whole;
         self.agents.values().for_each(|agent| agent.wake.notify_one());
     }
 

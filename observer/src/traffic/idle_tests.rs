@@ -141,11 +141,7 @@ fn who_was_idle_for_longest_goes_first_and_who_speaks_stays() {
     readings[1].packets.tx_bytes += 1;
     readings[2].born = 2;
     assert_eq!(watch.after(50, &readings), [0; 0]);
-    assert_eq!(
-        watch.after(60, &readings),
-        [4, 5, 6, 7],
-        "not one that has spoken, nor one that is another edge's now"
-    );
+    assert_eq!(watch.after(60, &readings), [4, 5, 6, 7], "not one that has spoken, nor one that is another edge's now");
     let mut speaking = clients(16);
     assert_eq!(Watch::new(&speaking).after(60, &speaking).len(), 4);
     let mut watch = Watch::new(&speaking);

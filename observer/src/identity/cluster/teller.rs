@@ -20,6 +20,8 @@ pub struct Teller {
     given_back: VecDeque<(u64, IpAddr)>,
     /// What came of the first list of each kind.
     lists: [List; 4],
+    /// Kinds that cannot be watched now: what is new of them is not heard of.
+    away: [bool; 4],
     /// Whether the feed knows that it was told everything, and that this is the whole cluster.
     completed: Option<bool>,
 }
@@ -39,7 +41,14 @@ enum List {
 impl Teller {
     /// Nothing is known yet.
     pub fn new(cluster: Cluster, feed: Arc<dyn ClusterFeed>) -> Self {
-        Self { cluster, feed, given_back: VecDeque::new(), lists: Default::default(), completed: None }
+        Self {
+            cluster,
+            feed,
+            given_back: VecDeque::new(),
+            lists: Default::default(),
+            away: [false; 4],
+            completed: None,
+        }
     }
 
     /// Tells what has changed with the objects of a kind, at this moment in nanoseconds of `CLOCK_MONOTONIC`. What the
@@ -71,12 +80,21 @@ impl Teller {
         }
     }
 
+    /// Whether objects of a kind are watched now. While they are not, an address that nobody has may be somebody's by now.
+    pub fn watched(&mut self, kind: Kind, is_watched: bool) {
+        let away = &mut self.away[kind as usize];
+        if std::mem::replace(away, !is_watched) == is_watched {
+            self.complete();
+        }
+    }
+
     fn complete(&mut self) {
         if self.lists.contains(&List::Awaited) {
             return;
         }
         // Slices alone tell only of endpoints that are no pods, which are seldom the cluster's own.
-        let whole = [Kind::Service, Kind::Node, Kind::Pod].iter().all(|kind| self.lists[*kind as usize] == List::Told);
+        let is_told = |kind: Kind| self.lists[kind as usize] == List::Told && !self.away[kind as usize];
+        let whole = [Kind::Service, Kind::Node, Kind::Pod].into_iter().all(is_told);
         if self.completed.replace(whole) != Some(whole) {
             self.feed.complete(whole);
         }
@@ -167,5 +185,22 @@ mod tests {
         assert_eq!(*said.0.lock().unwrap(), [false], "an address may be a pod's");
         teller.tell(Kind::Pod, 2);
         assert_eq!(*said.0.lock().unwrap(), [false, true], "it may be read now");
+    }
+
+    #[test]
+    fn what_is_new_while_the_server_is_away_is_not_known_to_be_nobodys() {
+        let said = Arc::<Said>::default();
+        let mut teller = Teller::new(Cluster::with_room_for(2), Arc::<Said>::clone(&said));
+        let all = [Kind::Service, Kind::Node, Kind::EndpointSlice, Kind::Pod];
+        teller.watched(Kind::Pod, false);
+        all.iter().for_each(|kind| teller.tell(*kind, 1));
+        all.iter().for_each(|kind| teller.watched(*kind, true));
+        teller.watched(Kind::EndpointSlice, false);
+        assert_eq!(*said.0.lock().unwrap(), [false, true], "slices tell of what is seldom the cluster's own");
+        [Kind::Service, Kind::Pod].iter().for_each(|kind| teller.watched(*kind, false));
+        teller.watched(Kind::Pod, true);
+        assert_eq!(*said.0.lock().unwrap(), [false, true, false]);
+        teller.watched(Kind::Service, true);
+        assert_eq!(*said.0.lock().unwrap(), [false, true, false, true]);
     }
 }

@@ -181,6 +181,7 @@ impl Shared {
     /// This kind is watched; with what there is to say of it.
     pub(super) fn works(&mut self, kind: Kind, remark: String) {
         self.states[kind as usize] = Some(Ok(remark));
+        self.teller.watched(kind, true);
         self.tell_state();
     }
 
@@ -194,6 +195,7 @@ impl Shared {
             debug!("{}", failure.text);
         } else {
             self.states[kind as usize] = Some(Err(failure));
+            self.teller.watched(kind, false);
             self.tell_state();
         }
     }
