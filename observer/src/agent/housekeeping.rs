@@ -233,7 +233,7 @@ impl Keeper {
             self.refused.keep(&retirement.slots);
         }
         let folded = table.fold(&retirement.fold, &mut || self.act_on_all());
-        if folded.is_err() {
+        if merged.is_err() || folded.is_err() {
             self.refused.keep(&[]);
         }
         errors.extend([merged, adopted, retired, folded].into_iter().filter_map(Result::err));

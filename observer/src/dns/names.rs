@@ -8,8 +8,10 @@
 //! kept as long as the container has that peer. What an address was called later makes no difference.
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, HashSet},
     net::IpAddr,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -129,18 +131,19 @@ impl Names {
         self.scrape += 1;
         let mut changes = Changes::default();
         let mut used: Option<Used> = None;
+        let kin = Kin { snapshot, known: RefCell::default() };
         for (key, address) in peers {
             if let Some(given) = self.given.get_mut(&key) {
                 given.seen = given.seen.max(self.scrape);
                 continue;
             }
             let Some(address) = address else { continue };
-            let kin = snapshot.kin(key.cgroup);
-            let learnt = kin.iter().filter_map(|cgroup| self.learnt.get(cgroup)?.get(&address));
+            let all = kin.of(key.cgroup);
+            let learnt = all.iter().filter_map(|cgroup| self.learnt.get(cgroup)?.get(&address));
             let mut name: Arc<str> = "".into();
             if let Some(learnt) = learnt.max_by_key(|learnt| learnt.at) {
-                let used = used.get_or_insert_with(|| Used::of(&self.given, |cgroup| container_of(snapshot, cgroup)));
-                if used.take(container_of(snapshot, key.cgroup), &learnt.name, self.budget) {
+                let used = used.get_or_insert_with(|| Used::of(&self.given, |cgroup| kin.first(cgroup)));
+                if used.take(kin.first(key.cgroup), &learnt.name, self.budget) {
                     name = Arc::clone(&learnt.name);
                     changes.given.push(key);
                 } else {
@@ -232,9 +235,23 @@ fn remember(learnt: &mut HashMap<IpAddr, Learnt>, address: IpAddr, new: Learnt) 
     full.into()
 }
 
-/// The cgroup that stands for all of this one's container: one that is budgeted for.
-fn container_of(snapshot: &Snapshot, cgroup: u64) -> u64 {
-    snapshot.kin(cgroup).first().copied().unwrap_or(cgroup)
+/// The cgroups of containers in one snapshot, each looked for once: a container may have thousands of peers.
+struct Kin<'a> {
+    snapshot: &'a Snapshot,
+    known: RefCell<HashMap<u64, Rc<[u64]>>>,
+}
+
+impl Kin<'_> {
+    /// All of this one's container.
+    fn of(&self, cgroup: u64) -> Rc<[u64]> {
+        let mut known = self.known.borrow_mut();
+        Rc::clone(known.entry(cgroup).or_insert_with(|| self.snapshot.kin(cgroup).into()))
+    }
+
+    /// The one that stands for all of them, and is budgeted for.
+    fn first(&self, cgroup: u64) -> u64 {
+        self.of(cgroup).first().copied().unwrap_or(cgroup)
+    }
 }
 
 /// Names in series.

@@ -57,6 +57,11 @@ pub fn show<'a>(table: &mut Table, snapshot: &'a Snapshot, memory: &mut Memory, 
     let mut shown = Shown { spent: go_on(table, snapshot), ..Shown::default() };
     let mut nameless = HashMap::new();
     for (cgroup, client) in table.clients() {
+        if snapshot.is_left_out(cgroup) {
+            // Kept by an agent that was told to observe it.
+            shown.spent.push(cgroup);
+            continue;
+        }
         let Some(owner) = snapshot.by_cgroup(cgroup) else {
             shown.pending += client.responses.values().sum::<u64>();
             let since = memory.nameless.get(&cgroup).copied().unwrap_or(now);

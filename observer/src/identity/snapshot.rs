@@ -74,7 +74,7 @@ impl Snapshot {
         let mut by_cgroup = FastMap::default();
         let mut by_address = FastMap::default();
         let mut shared: FastMap<IpAddr, Vec<usize>> = FastMap::default();
-        let rank = |at: usize| (sandboxes[at].alive, sandboxes[at].is_told(), at < observed);
+        let rank = |at: usize, of: IpAddr| (sandboxes[at].alive, sandboxes[at].is_told(of), at < observed);
         for (at, sandbox) in sandboxes.iter().enumerate() {
             for id in std::iter::once(sandbox.cgroup_id).chain(sandbox.other_cgroup_ids.iter().copied()) {
                 if id != 0 {
@@ -93,11 +93,11 @@ impl Snapshot {
                 }
             }
             if !sandbox.host_network {
-                for address in sandbox.peer_addresses() {
+                for address in &sandbox.addresses {
                     if let Some(before) = by_address.get(address) {
                         shared.entry(*address).or_insert_with(|| vec![*before]).push(at);
                     }
-                    if by_address.get(address).is_none_or(|before| rank(at) >= rank(*before)) {
+                    if by_address.get(address).is_none_or(|before| rank(at, *address) >= rank(*before, *address)) {
                         by_address.insert(*address, at);
                     }
                 }
@@ -231,7 +231,7 @@ impl Snapshot {
         let had = |index: &&usize| (self.sandboxes[**index].since..self.sandboxes[**index].until).contains(&at);
         let rank = |index: &&usize| {
             let sandbox = &self.sandboxes[**index];
-            (sandbox.is_told(), **index < self.observed, sandbox.since, **index)
+            (sandbox.is_told(address), **index < self.observed, sandbox.since, **index)
         };
         let owner = match self.shared.get(&address) {
             Some(all) => all.iter().filter(had).max_by_key(rank),
@@ -242,7 +242,7 @@ impl Snapshot {
 
     /// Whether an address that this sandbox had at a moment is its own for its peers too.
     fn holds(&self, owner: &Sandbox, address: IpAddr, at: u64) -> bool {
-        owner.is_told() || !(self.is_node_address(address) || self.is_disputed(address, at))
+        owner.is_told(address) || !(self.is_node_address(address) || self.is_disputed(address, at))
     }
 
     /// True when nobody told whose this address is, and at a moment (nanoseconds of `CLOCK_MONOTONIC`) several pods had it
@@ -255,7 +255,7 @@ impl Snapshot {
         let living: Vec<_> = sandboxes.filter(|one| one.alive && one.until == u64::MAX && one.since <= at).collect();
         let mut namespaces = living.iter().filter_map(|sandbox| sandbox.netns);
         let first = namespaces.next();
-        !living.iter().any(|sandbox| sandbox.is_told()) && namespaces.any(|other| Some(other) != first)
+        !living.iter().any(|sandbox| sandbox.is_told(address)) && namespaces.any(|other| Some(other) != first)
     }
 
     /// True for an address of the node itself.
@@ -347,10 +347,11 @@ mod tests {
         assert_eq!(owners(&all, [9, 10, 13, 14, 30]), [None, Some("1"), Some("1"), Some("1"), Some("1")]);
         assert!(all.by_address(ADDRESS.into()).is_some_and(|pod| pod.key.0 == "1"));
         assert!(!all.is_disputed(ADDRESS.into(), 30));
-        // A Docker's bridge in a pod is reached from nowhere else.
-        let bridge = snapshot(vec![elsewhere]);
-        assert_eq!(owners(&bridge, [12; 5]), [None; 5]);
-        assert_eq!(bridge.owner_at([10, 0, 0, 9].into(), 12).map(|pod| pod.key.0.as_str()), Some("2"));
+        // A second network, which nobody tells of.
+        let second = snapshot(vec![elsewhere.clone()]);
+        assert_eq!(owners(&second, [12; 5]), [Some("2"); 5]);
+        let two = snapshot(vec![elsewhere, untold.clone()]);
+        assert_eq!(owners(&two, [13, 14, 14, 15, 30]), [Some("2"), None, None, None, None]);
         let node = |pod| Snapshot::new(vec![Arc::new(pod)], HashSet::from([ADDRESS.into()]), String::new());
         assert_eq!(owners(&node(untold.clone()), [14; 5]), [None; 5], "the node has it");
         assert!(node(untold.clone()).by_address(ADDRESS.into()).is_none());

@@ -305,7 +305,8 @@ fn softirqs_are_threads() -> bool {
 
 /// The first port that the kernel chooses for clients (ip_local_port_range in Documentation/networking/ip-sysctl.rst);
 /// pods may have another range, but hardly ever do.
-pub(super) fn ephemeral_min() -> u32 {
+#[must_use]
+pub fn ephemeral_min() -> u32 {
     const DEFAULT: u32 = 32_768;
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     text.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(DEFAULT)

@@ -28,7 +28,7 @@ pub use dns_clients::DnsClients;
 pub use edge_table::{Closing, EdgeReading, EdgeTable, Leaving, Losses, Slot, SlotUse};
 pub use ended::EndedMap;
 pub use interface::InterfaceHooks;
-pub use load::{Kernel, LoadError, LoadOptions};
+pub use load::{Kernel, LoadError, LoadOptions, ephemeral_min};
 pub use names::Names;
 pub use observer_common::{
     abi::{DEFAULT_EDGES, VERSION as ABI_VERSION},

@@ -105,8 +105,10 @@ impl Session {
                 status
             }
         };
-        // Where there is no room the stream ends without words.
-        let _ = self.answers.try_send(Err(status));
+        let Self { membership, answers, .. } = self;
+        // Its subscriptions make room at once, however long it takes to hear why.
+        drop(membership);
+        let _ = timeout(PATIENCE, answers.send(Err(status))).await;
     }
 
     async fn follow(&self, mut requests: Streaming<FollowRequest>) -> End {

@@ -178,7 +178,7 @@ pub fn carry_over(sandbox: &mut Sandbox, old: Option<&Sandbox>) {
         sandbox.addresses.clone_from(&old.addresses);
     }
     // Who told them may have lost the pod before it has ended.
-    if !sandbox.is_told() && !sandbox.host_network && sandbox.netns == old.netns {
+    if sandbox.told_addresses.is_empty() && !sandbox.host_network && sandbox.netns == old.netns {
         sandbox.told_addresses.clone_from(&old.told_addresses);
     }
     if sandbox.sandbox_id.is_empty() {

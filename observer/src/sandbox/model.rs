@@ -199,17 +199,11 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Addresses by which others reach it. Those that were told, where they were: a pod may give itself any address
-    /// (a Docker in it makes the bridge 172.17.0.1 in each such pod), and would take what is sent to others that have it.
+    /// Whether somebody has told that this address is its own. A pod may give itself any address (a Docker in it makes the
+    /// bridge 172.17.0.1 in each such pod), and would take what is sent to others that have it.
     #[must_use]
-    pub fn peer_addresses(&self) -> &[IpAddr] {
-        if self.is_told() { &self.told_addresses } else { &self.addresses }
-    }
-
-    /// Whether somebody has told its addresses.
-    #[must_use]
-    pub fn is_told(&self) -> bool {
-        !self.told_addresses.is_empty()
+    pub fn is_told(&self, address: IpAddr) -> bool {
+        self.told_addresses.contains(&address)
     }
 
     /// Where its network namespace may be opened: what the runtime tells, as the node's first process sees it and as this one
@@ -232,16 +226,6 @@ impl Sandbox {
 mod tests {
     use super::*;
     use crate::resources::testing;
-
-    #[test]
-    fn others_reach_a_sandbox_at_what_was_told() {
-        let [told, own] = [[10, 0, 0, 5], [172, 17, 0, 1]].map(IpAddr::from);
-        let mut pod = testing::sandbox("p", vec![]);
-        pod.addresses = vec![told, own];
-        assert_eq!((pod.peer_addresses(), pod.is_told()), (&[told, own][..], false));
-        pod.told_addresses = vec![told];
-        assert_eq!((pod.peer_addresses(), pod.is_told()), (&[told][..], true));
-    }
 
     #[test]
     fn a_namespace_is_looked_for_where_the_runtime_says_then_at_processes() {

@@ -204,8 +204,11 @@ pub fn pod_addresses(snapshot: &Snapshot) -> HashMap<[u8; 16], u64> {
     let mut found: HashMap<[u8; 16], (bool, Option<u64>)> = HashMap::new();
     for sandbox in snapshot.sandboxes().iter().filter(|sandbox| sandbox.alive && !sandbox.host_network) {
         let Some(cgroup) = cgroups(sandbox).next() else { continue };
-        let told = sandbox.is_told();
-        for address in sandbox.peer_addresses().iter().filter(|address| told || !snapshot.is_node_address(**address)) {
+        for address in &sandbox.addresses {
+            let told = sandbox.is_told(*address);
+            if !told && snapshot.is_node_address(*address) {
+                continue;
+            }
             let bytes = match address {
                 IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
                 IpAddr::V6(v6) => v6.octets(),

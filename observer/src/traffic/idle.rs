@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use observer_common::edge::flags;
+use observer_common::edge::{Role, flags};
 
 use super::{heirs::series_of, series::Labels};
 use crate::{
@@ -22,7 +22,7 @@ const LOW: u64 = 60;
 /// Slots that are given back after one scrape, at most: two system calls and some microseconds each.
 const MOST: usize = 4_096;
 
-/// For a TCP edge whose connections have ended, each of which the probe has seen.
+/// For a TCP edge whose connections have ended, as far as the probe has seen them begin.
 const ENDED: Duration = Duration::from_secs(30);
 /// For what has no connections: twice what the kernel's connection tracking waits for an answer to a datagram
 /// (`nf_conntrack_udp_timeout`).
@@ -32,8 +32,10 @@ const QUIET: Duration = Duration::from_secs(60);
 const UNSEEN: Duration = Duration::from_secs(600);
 
 /// Since when slots have counted nothing, while the table fills.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Idle {
+    /// The first port that the kernel chooses for clients.
+    first_chosen: u32,
     /// By number; nothing below [`LOW`].
     quiet: FastMap<u32, Quiet>,
     /// [`HIGH`] was passed, and [`LOW`] not reached since.
@@ -50,6 +52,12 @@ struct Quiet {
 }
 
 impl Idle {
+    /// Nothing is watched. From `first_chosen` on the kernel chooses ports for clients.
+    #[must_use]
+    pub fn new(first_chosen: u32) -> Self {
+        Self { first_chosen, quiet: FastMap::default(), pressed: false }
+    }
+
     /// The slots to close after a scrape that has shown these readings, those that have been idle for longest first. Of the
     /// slots in use so many are `merging` already; `capacity` fit into the table. Spare slots are another queue's.
     pub fn choose(
@@ -63,7 +71,7 @@ impl Idle {
         let used = readings.iter().filter(has_place).count().saturating_sub(merging);
         let (share, low) = (used as u64 * 100, u64::from(capacity) * LOW);
         if share <= low {
-            *self = Self::default();
+            *self = Self::new(self.first_chosen);
             return Vec::new();
         }
         self.watch(readings.iter().filter(has_place), now);
@@ -81,13 +89,13 @@ impl Idle {
                 continue;
             }
             let since = self.quiet.get(&of.slot.number).map_or(now, |quiet| quiet.since);
-            if patience(reading).is_some_and(|patience| now.duration_since(since) >= patience) {
+            if patience(reading, self.first_chosen).is_some_and(|patience| now.duration_since(since) >= patience) {
                 idle.push((since, of.slot));
             }
         }
         idle.sort_by_key(|(since, _)| *since);
         idle.truncate(MOST.min(used - (low / 100) as usize));
-        // Connections that the probe does not know keep their lines, and go on with the heir.
+        // Connections that the probe does not know keep the lines of their sockets, and go on with the heir.
         idle.into_iter().map(|(_, slot)| (slot, Leaving::Connections)).collect()
     }
 
@@ -103,9 +111,14 @@ impl Idle {
 }
 
 /// How long a slot must have counted nothing; `None` for one that connections live in, however quiet: it is known by the slot
-/// with whom they began.
-const fn patience(reading: &EdgeReading) -> Option<Duration> {
-    let Some(key) = &reading.key else { return None };
+/// with whom they began. `None` as well where the edge alone says who called, because no handshake and no port does: the
+/// next edge might have it the other way round, with a port of the client's, and then a series of its own.
+fn patience(reading: &EdgeReading, first_chosen: u32) -> Option<Duration> {
+    let key = reading.key.as_ref()?;
+    let has_handshake = key.protocol == libc::IPPROTO_TCP as u8 && reading.tcp.events.established > 0;
+    if key.role() != Role::None && u32::from(key.port) >= first_chosen && !has_handshake {
+        return None;
+    }
     if key.protocol != libc::IPPROTO_TCP as u8 {
         return Some(QUIET);
     }

@@ -48,7 +48,7 @@ struct Watch {
 impl Watch {
     /// Begins with what a first scrape has shown.
     fn new(readings: &[EdgeReading]) -> Self {
-        let mut watch = Self { idle: Idle::default(), start: Instant::now() };
+        let mut watch = Self { idle: Idle::new(32_768), start: Instant::now() };
         assert_eq!(watch.after(0, readings), [0; 0], "nothing is idle yet");
         watch
     }
@@ -68,6 +68,17 @@ impl Watch {
         assert!(chosen.iter().all(|(_, leaving)| *leaving == Leaving::Connections));
         chosen.into_iter().map(|(slot, _)| slot.number).collect()
     }
+}
+
+#[test]
+fn an_edge_that_alone_says_who_called_keeps_its_place() {
+    let at = |port| {
+        let mut readings = clients(16);
+        readings.iter_mut().filter_map(|reading| reading.key.as_mut()).for_each(|key| key.port = port);
+        readings
+    };
+    assert_eq!(Watch::new(&at(32_768)).after(10_000, &at(32_768)), [0; 0]);
+    assert_eq!(Watch::new(&at(32_767)).after(60, &at(32_767)).len(), 4);
 }
 
 #[test]

@@ -18,6 +18,9 @@ pub trait ClusterFeed: Send + Sync {
     /// could not be read before can be.
     fn complete(&self, whole: bool);
 
+    /// The cluster cannot be watched now, and it is not known when it can be.
+    fn away(&self) {}
+
     /// Nobody has had this address since then, and those who remember who had it before may forget that now.
     fn forget(&self, address: IpAddr, since: u64);
 
@@ -32,6 +35,10 @@ impl ClusterFeed for PeerBook {
 
     fn complete(&self, whole: bool) {
         Self::complete(self, whole);
+    }
+
+    fn away(&self) {
+        Self::complete(self, false);
     }
 
     fn forget(&self, address: IpAddr, since: u64) {

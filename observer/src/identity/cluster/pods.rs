@@ -21,6 +21,8 @@ const SPARE_OWNERS: usize = 64;
 /// How long after owners could not be asked for they are asked for again; as long as the longest wait between two lists
 /// that fail. It may be later: when a pod changes, or the watch begins anew.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// How long pods wait for their owners before they are told from names.
+const OWNERS_WAIT: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub struct AllPods {
@@ -174,12 +176,14 @@ impl Topic for AllPods {
     }
 
     async fn publish(&mut self) {
+        let (until, known) = (Instant::now() + OWNERS_WAIT, self.owners.count());
         loop {
-            let known = self.owners.count();
             let more = self.ask().await;
-            self.settle_all(self.owners.count() > known);
-            // Those beyond the first are told from names meanwhile: nobody waits for all of them.
-            self.plain.publish().await;
+            // Who has waited for long enough is told from names, which may be taken back: nobody waits for all of them.
+            if !more || Instant::now() >= until {
+                self.settle_all(self.owners.count() > known);
+                self.plain.publish().await;
+            }
             if !more {
                 break;
             }
@@ -193,6 +197,10 @@ impl Topic for AllPods {
 
     fn works(&mut self) {
         self.plain.shared.borrow_mut().works(Kind::Pod, self.owners.complaint());
+    }
+
+    fn caught_up(&mut self) {
+        self.plain.caught_up();
     }
 
     fn failed(&mut self, error: &KubeError, usual: bool) {

@@ -84,6 +84,9 @@ impl Teller {
     pub fn watched(&mut self, kind: Kind, is_watched: bool) {
         let away = &mut self.away[kind as usize];
         if std::mem::replace(away, !is_watched) == is_watched {
+            if !is_watched && self.completed.is_none() {
+                self.feed.away();
+            }
             self.complete();
         }
     }

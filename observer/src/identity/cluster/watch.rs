@@ -93,7 +93,7 @@ async fn all(
     tokio::join!(services, slices, nodes, pods);
 }
 
-/// Returns when the cluster has at most so many nodes. Until then `listener` knows when it will not be told of it.
+/// Returns when the cluster has at most so many nodes. Until then `listener` knows that it is not told of it.
 async fn wait_until_small(target: &Target, most: u64, listener: &dyn ClusterFeed, feed: &mut Feed) {
     /// Their number is enough.
     struct Counted;
@@ -124,9 +124,7 @@ async fn wait_until_small(target: &Target, most: u64, listener: &dyn ClusterFeed
                 sleep(RECOUNT.0 + spread(RECOUNT.1, dice())).await;
             }
             Err(error) => {
-                if may_not_be_read(&error) {
-                    listener.complete(false);
-                }
+                listener.away();
                 feed.error();
                 let text = error.to_string();
                 if feed.tell(ProbeState::Failed, &text) {
@@ -181,8 +179,12 @@ impl Shared {
     /// This kind is watched; with what there is to say of it.
     pub(super) fn works(&mut self, kind: Kind, remark: String) {
         self.states[kind as usize] = Some(Ok(remark));
-        self.teller.watched(kind, true);
         self.tell_state();
+    }
+
+    /// All that there is of this kind has been told.
+    pub(super) fn caught_up(&mut self, kind: Kind) {
+        self.teller.watched(kind, true);
     }
 
     fn failed(&mut self, kind: Kind, error: &KubeError, usual: bool) {
@@ -309,6 +311,10 @@ impl<T: Claimant> Topic for Plain<T> {
 
     fn works(&mut self) {
         self.shared.borrow_mut().works(T::KIND, String::new());
+    }
+
+    fn caught_up(&mut self) {
+        self.shared.borrow_mut().caught_up(T::KIND);
     }
 
     fn failed(&mut self, error: &KubeError, usual: bool) {

@@ -23,7 +23,7 @@ const DETAIL: Duration = Duration::from_secs(2);
 /// What it may take when it is asked for again: a runtime may only be slow.
 const DETAIL_AGAIN: Duration = Duration::from_secs(5);
 /// After so many details of one list without an answer the runtime is asked whether it is there at all.
-const SILENT: usize = 3;
+const SILENT: u32 = 3;
 /// What connecting may take.
 const CONNECT: Duration = Duration::from_secs(2);
 /// The longest answer, which bounds the number of pods too. The kubelet allows 16 MiB.
@@ -114,16 +114,17 @@ impl Client {
         Ok(Listed { listing, failed, missing: facts.missing() })
     }
 
-    /// Asks for details; how many were not told comes back. Takes no longer than [`SILENT`] of them without an answer do:
-    /// the rest is for the next list.
+    /// Asks for details; how many were not told comes back. Begins none after the time that [`SILENT`] new ones without an
+    /// answer take: the rest is for the next list.
     ///
     /// # Errors
     /// When the runtime does not say its version either.
     async fn details(&mut self, listing: &Listing, facts: &mut Facts) -> Result<u64, CriError> {
         let (mut failed, mut silent) = (0, 0);
+        let end = Instant::now() + DETAIL * SILENT;
         for (detail, again) in facts.to_ask(listing, Instant::now()) {
             // What was silent before keeps the new ones waiting once in a list, no more.
-            if again && silent > 0 {
+            if again && silent > 0 || Instant::now() >= end {
                 break;
             }
             let began = Instant::now();
@@ -135,7 +136,7 @@ impl Client {
             debug!("the container runtime does not tell {detail:?}: {status}");
             facts.failed(&detail, Instant::now(), began.elapsed());
             failed += 1;
-            silent += usize::from(is_silence(&status));
+            silent += u32::from(is_silence(&status));
             if silent == SILENT {
                 self.version().await?;
                 break;

@@ -209,13 +209,15 @@ impl Facts {
         self.runtime == Self::of(runtime).runtime
     }
 
-    /// Forgets what is not listed any more.
+    /// Forgets what is not listed any more, and what needs not be asked for again: one that has ended is told of by none.
     pub fn forget_others(&mut self, listing: &Listing) {
+        let asked: HashSet<String> =
+            self.sandboxes_to_ask(listing).into_iter().chain(self.containers_to_ask(listing)).collect();
         let sandboxes: HashSet<&str> = listing.sandboxes.iter().map(|sandbox| sandbox.id.as_str()).collect();
         let containers: HashSet<&str> = listing.containers.iter().map(|container| container.id.as_str()).collect();
         self.sandboxes.retain(|id, _| sandboxes.contains(id.as_str()));
         self.images.retain(|id, _| containers.contains(id.as_str()));
-        self.later.retain(|id| sandboxes.contains(id) || containers.contains(id));
+        self.later.retain(|id| asked.contains(id));
     }
 }
 

@@ -46,6 +46,9 @@ pub trait Topic {
     /// The watch was answered.
     fn works(&mut self);
 
+    /// Everything up to now has been told: a list was, or an event after what had been told before.
+    fn caught_up(&mut self) {}
+
     /// Something failed. Of what is `usual`, and lost nothing, nobody needs to hear.
     fn failed(&mut self, error: &KubeError, usual: bool);
 }
@@ -151,6 +154,7 @@ impl<T: Topic> Watcher<T> {
         }
         self.fresh = true;
         self.topic.publish().await;
+        self.topic.caught_up();
         Ok(())
     }
 
@@ -179,7 +183,7 @@ impl<T: Topic> Watcher<T> {
         let mut lines = Lines::default();
         while let Some(piece) = connection.chunk(&mut answer).await? {
             let broken = |reason: String| connection.broken(&path, &reason);
-            let mut changed = false;
+            let (mut changed, mut told) = (false, false);
             for line in lines.take(&piece).map_err(broken)? {
                 let outcome = self.progress.event(&line, self.topic.objects()).map_err(|reason| {
                     // It may have been any event.
@@ -198,10 +202,14 @@ impl<T: Topic> Watcher<T> {
                         return Ok(());
                     }
                 }
+                told = true;
                 backoff.well();
             }
             if changed {
                 self.topic.publish().await;
+            }
+            if told {
+                self.topic.caught_up();
             }
         }
         Ok(())

@@ -86,7 +86,8 @@ impl EdgeTable {
         self.rows.word(slot as usize, DECISION).store(0, Relaxed);
         self.set_state(slot, state::FREE);
         let queue = if slot <= self.sizes.edges { &self.free } else { &self.spare };
-        lock(queue).push(slot, 0)
+        // One that is free and in no queue would never be found again.
+        lock(queue).push(slot, 0).inspect_err(|_| self.set_state(slot, state::RETIRING))
     }
 
     /// Takes the edge of a slot out of the table, unless it has another slot by now. The agent alone takes edges out, so

@@ -11,7 +11,7 @@ use crate::{
     clock::monotonic,
     dns::Feed,
     identity::Snapshot,
-    kernel::{Accounting, EdgeTable},
+    kernel::{Accounting, EdgeTable, ephemeral_min},
     metrics::{AgentMetrics, Collect, Direction, Exposition, LabelText, catalogue as c},
     traffic::{
         self, Budget, BudgetUse, Decider, Idle, Knowledge, Labels, Limits, Retirement, Series, SeriesKey, Task, Totals,
@@ -60,7 +60,7 @@ impl TrafficCollector {
             tasks,
             accounting,
             unknown: HashMap::new(),
-            idle: Idle::default(),
+            idle: Idle::new(ephemeral_min()),
             budget: Budget::new(limits),
             leaving: HashSet::new(),
             retirement: None,
