@@ -1,7 +1,8 @@
 //! What the kernel programs and the agent agree on.
 //!
 //! Every type here crosses the kernel boundary: `repr(C)`, no implicit padding, sizes asserted at compile
-//! time. A change of any layout, map or meaning needs a new [`abi::VERSION`], because maps outlive the agent.
+//! time. A change of any layout, map or meaning needs a new [`abi::VERSION`], because maps outlive the agent. A further map
+//! that the agent alone writes and reads needs none: an agent makes it where the one before had none.
 
 #![no_std]
 
