@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::{
     identity::Snapshot,
     resources::{EndingsWatch, RunQueue},
-    sandbox::{AttachPoint, ContainerKind, SandboxHooks, Sighting},
+    sandbox::{AttachPoint, Container, ContainerKind, SandboxHooks, Sighting},
 };
 
 /// Follows the coming and going of containers. Called by the attaching thread: must be quick.
@@ -69,15 +69,14 @@ impl Follower for EndingsWatch {
     }
 
     fn snapshot(&mut self, snapshot: &Arc<Snapshot>) {
-        let containers = snapshot.sandboxes().iter().flat_map(|sandbox| &sandbox.containers);
-        let application = containers.filter(|container| container.kind == ContainerKind::Application);
-        let mut listed = HashSet::new();
-        for container in application.filter(|container| container.cgroup_id != 0) {
-            listed.insert(container.cgroup_id);
-            if container.alive {
-                self.watch(container.cgroup_id, &container.cgroup);
-            }
+        let application = |container: &&Container| container.kind == ContainerKind::Application;
+        let observed = snapshot.sandboxes().iter().flat_map(|sandbox| &sandbox.containers).filter(application);
+        for container in observed.filter(|container| container.alive && container.cgroup_id != 0) {
+            self.watch(container.cgroup_id, &container.cgroup);
         }
+        // Pause containers and pods that are left out were sighted too.
+        let all = snapshot.sandboxes().iter().chain(snapshot.others()).flat_map(|sandbox| &sandbox.containers);
+        let listed: HashSet<u64> = all.map(|container| container.cgroup_id).collect();
         self.list(listed);
     }
 }

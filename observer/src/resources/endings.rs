@@ -14,6 +14,7 @@ use std::{
         mpsc::{Receiver, Sender, TryRecvError, channel},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
@@ -27,6 +28,9 @@ const BUFFER: usize = 16 * 1024;
 
 /// What ended containers said last, by the id of their cgroup.
 type Taken = Arc<Mutex<HashMap<u64, Facts>>>;
+
+/// How long a cgroup that was sighted may be in no snapshot: then it was nobody's, or gone before it was seen whose it was.
+const UNLISTED: Duration = Duration::from_secs(60);
 
 /// What the thread is told.
 enum Message {
@@ -128,7 +132,8 @@ struct Work {
     v2: std::path::PathBuf,
     roots: CgroupRoots,
     watched: HashMap<WatchDescriptor, (u64, String)>,
-    known: HashMap<u64, WatchDescriptor>,
+    /// With when each was first heard of.
+    known: HashMap<u64, (WatchDescriptor, Instant)>,
     listed: HashSet<u64>,
     buffer: Buffer,
     told: bool,
@@ -165,7 +170,7 @@ impl Work {
         let file = reader::below(&self.v2, path).join("cgroup.events");
         match self.inotify.watches().add(&file, WatchMask::MODIFY) {
             Ok(descriptor) => {
-                self.known.insert(id, descriptor.clone());
+                self.known.insert(id, (descriptor.clone(), Instant::now()));
                 self.watched.insert(descriptor, (id, path.to_owned()));
                 // Whatever has ended before this moment made no event.
                 self.look(id, path);
@@ -185,13 +190,17 @@ impl Work {
 
     fn list(&mut self, cgroups: HashSet<u64>) {
         let before = std::mem::replace(&mut self.listed, cgroups);
-        for id in before.difference(&self.listed) {
-            if let Some(descriptor) = self.known.remove(id) {
+        let listed = &self.listed;
+        let is_late = |since: &Instant| since.elapsed() >= UNLISTED;
+        let late = self.known.iter().filter(|(id, (_, since))| !listed.contains(id) && is_late(since));
+        let gone: HashSet<u64> = before.difference(listed).chain(late.map(|(id, _)| id)).copied().collect();
+        for id in gone {
+            if let Some((descriptor, _)) = self.known.remove(&id) {
                 self.watched.remove(&descriptor);
                 // A cgroup that was removed took its watch with it.
                 let _ = self.inotify.watches().remove(descriptor);
             }
-            lock(&self.taken).remove(id);
+            lock(&self.taken).remove(&id);
         }
     }
 
@@ -248,7 +257,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path, time::Duration};
+    use std::{fs, path::Path};
 
     use super::*;
 
