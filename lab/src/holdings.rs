@@ -7,6 +7,11 @@ use anyhow::{Context, Result};
 
 use crate::agent::Agent;
 
+/// Bytes of the agent's own memory that a pod may leave on the average: less than its name has.
+const LEFT_OF_A_POD: u64 = 64;
+/// What the allocator may have more of, whatever happened.
+const ALLOCATOR: u64 = 512 << 10;
+
 /// What an agent holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holdings {
@@ -14,6 +19,8 @@ pub struct Holdings {
     pub descriptors: usize,
     /// Threads.
     pub threads: usize,
+    /// Files and directories that the kernel watches for it (inotify(7)).
+    pub watches: usize,
     /// Pinned links: two for each pod, and those of probes.
     pub links: usize,
     /// Pinned maps.
@@ -42,12 +49,44 @@ impl Holdings {
         Ok(Self {
             descriptors: entries(&process.join("fd"))?.len(),
             threads: entries(&process.join("task"))?.len(),
+            watches: watches(&process)?,
             links: pinned.0,
             maps: pinned.1,
             map_memory: map_memory(&process)?,
             memory: kib << 10,
         })
     }
+
+    /// What it is made of, by name, in a table's order.
+    pub fn parts(&self) -> [(&'static str, u64); 7] {
+        [
+            ("descriptors", self.descriptors as u64),
+            ("threads", self.threads as u64),
+            ("watches", self.watches as u64),
+            ("links", self.links as u64),
+            ("maps", self.maps as u64),
+            ("KiB of maps", self.map_memory >> 10),
+            ("KiB of memory", self.memory >> 10),
+        ]
+    }
+
+    /// What there is more of than there was before pods came and went: the memory of a real leak is more than a few bytes
+    /// of each, and the allocator may keep some, whatever happened.
+    pub fn left_since(&self, before: &Self, pods: u32) -> Vec<String> {
+        let allowed = Self { memory: before.memory + ALLOCATOR + LEFT_OF_A_POD * u64::from(pods), ..*before };
+        let compared = before.parts().into_iter().zip(allowed.parts()).zip(self.parts());
+        compared
+            .filter(|((_, (_, allowed)), (_, now))| now > allowed)
+            .map(|(((what, then), _), (_, now))| format!("{what}: {then} before, {now} after"))
+            .collect()
+    }
+}
+
+fn watches(process: &Path) -> Result<usize> {
+    let files = entries(&process.join("fdinfo"))?;
+    // One that was closed meanwhile has none.
+    let of = |file: &PathBuf| fs::read_to_string(file).unwrap_or_default();
+    Ok(files.iter().map(|file| of(file).lines().filter(|line| line.starts_with("inotify wd:")).count()).sum())
 }
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>> {

@@ -209,8 +209,8 @@ fn pods_of_a_runtime_leave_nothing_in_the_agent() {
     let before = calm();
     (3..33).for_each(round);
     let same = |now: Holdings| {
-        (now.descriptors, now.threads, now.links, now.maps)
-            == (before.descriptors, before.threads, before.links, before.maps)
+        let counts = |of: Holdings| (of.descriptors, of.threads, of.watches, of.links, of.maps);
+        counts(now) == counts(before)
     };
     let deadline = std::time::Instant::now() + PATIENCE;
     let mut now = holdings();

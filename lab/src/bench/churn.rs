@@ -241,6 +241,7 @@ impl Run {
                 now.edges <= before.edges
                     && now.holdings.links <= before.holdings.links
                     && now.holdings.descriptors <= before.holdings.descriptors
+                    && now.holdings.watches <= before.holdings.watches
             });
             if (gone && steady >= 5 && enough) || Instant::now() > deadline {
                 return Ok(now);
@@ -299,40 +300,21 @@ impl Run {
 
 /// What is there that was not there before.
 fn left(before: &Measured, after: &Measured, options: &Options) -> Vec<String> {
-    let (then, now) = (&before.holdings, &after.holdings);
-    let mut left = Vec::new();
-    let mut compare = |what: &str, then: f64, now: f64| {
-        if now > then {
-            left.push(format!("{what}: {then} before, {now} after"));
-        }
-    };
-    compare("edges", before.edges, after.edges);
-    compare("descriptors", then.descriptors as f64, now.descriptors as f64);
-    compare("threads", then.threads as f64, now.threads as f64);
-    compare("links", then.links as f64, now.links as f64);
-    compare("maps", then.maps as f64, now.maps as f64);
-    compare("bytes of maps", then.map_memory as f64, now.map_memory as f64);
-    // The allocator keeps what it had; a leak of a page for each pod would be seen.
-    compare("bytes of memory", (then.memory + 4096 * u64::from(options.pods)) as f64, now.memory as f64);
+    let mut left = after.holdings.left_since(&before.holdings, options.pods);
+    if after.edges > before.edges {
+        left.push(format!("edges: {} before, {} after", before.edges, after.edges));
+    }
     left
 }
 
 fn print_table(before: &Measured, killed: &[(u32, Measured)], after: &Measured) {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
-    table.set_header(["when", "edges", "descriptors", "threads", "links", "maps", "KiB of maps", "KiB of memory"]);
+    let header = before.holdings.parts().map(|(what, _)| what.to_owned());
+    table.set_header(["when".to_owned(), "edges".to_owned()].into_iter().chain(header));
     let mut row = |when: String, measured: &Measured| {
-        let held = &measured.holdings;
-        table.add_row([
-            when,
-            measured.edges.to_string(),
-            held.descriptors.to_string(),
-            held.threads.to_string(),
-            held.links.to_string(),
-            held.maps.to_string(),
-            (held.map_memory >> 10).to_string(),
-            (held.memory >> 10).to_string(),
-        ]);
+        let held = measured.holdings.parts().map(|(_, count)| count.to_string());
+        table.add_row([when, measured.edges.to_string()].into_iter().chain(held));
     };
     row("before".into(), before);
     for (pods, measured) in killed {

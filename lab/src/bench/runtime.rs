@@ -23,10 +23,6 @@ const CONTAINER: &str = "app";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pods that come and go before anything is compared: so that what is made once is there.
 const WARM: u32 = 5;
-/// Bytes of the agent's own memory that a pod may leave: a leak of a page for each would be seen.
-const LEFT_OF_A_POD: u64 = 4095;
-/// What the allocator may have more of, whatever happened.
-const ALLOCATOR: u64 = 512 << 10;
 
 /// How to measure.
 #[derive(Args, Clone, Debug)]
@@ -142,26 +138,14 @@ fn passing(node: &CriNode, bpffs: &BpfFs, options: &Options) -> Result<Vec<Strin
     let after = calm(&agent, bpffs.path(), options.pods, Some(&before))?;
     agent.terminate()?;
     println!("{} pods came, were named and went in {:.0} s:", options.passing, took.as_secs_f64());
-    let allowed = before.memory + ALLOCATOR + LEFT_OF_A_POD * u64::from(options.passing);
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
     table.set_header(["", "before", "after"]);
-    let mut left = Vec::new();
-    for (what, then, most, now) in [
-        ("descriptors", before.descriptors as u64, before.descriptors as u64, after.descriptors as u64),
-        ("threads", before.threads as u64, before.threads as u64, after.threads as u64),
-        ("links", before.links as u64, before.links as u64, after.links as u64),
-        ("maps", before.maps as u64, before.maps as u64, after.maps as u64),
-        ("KiB of maps", before.map_memory >> 10, before.map_memory >> 10, after.map_memory >> 10),
-        ("KiB of memory", before.memory >> 10, allowed >> 10, after.memory >> 10),
-    ] {
+    for ((what, then), (_, now)) in before.parts().into_iter().zip(after.parts()) {
         table.add_row([what.to_owned(), then.to_string(), now.to_string()]);
-        if now > most {
-            left.push(format!("{what}: {then} before, {now} after"));
-        }
     }
     println!("{table}");
-    Ok(left)
+    Ok(after.left_since(&before, options.passing))
 }
 
 fn pass(node: &CriNode, agent: &Agent, number: u32) -> Result<()> {
@@ -187,6 +171,7 @@ fn calm(agent: &Agent, bpffs: &Path, pods: u32, before: Option<&Holdings>) -> Re
         let given_back = before.is_none_or(|before| {
             now.descriptors <= before.descriptors
                 && now.threads <= before.threads
+                && now.watches <= before.watches
                 && now.map_memory <= before.map_memory
         });
         if alone && given_back || before.is_some() && Instant::now() > deadline {

@@ -392,13 +392,11 @@ pub fn churn(scale: Scale, edges: Option<u32>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let now = Holdings::of(&scene.agent, scene.stage.bpffs())?;
-        if now.descriptors <= holdings.descriptors && now.links == holdings.links {
-            let grown = now.memory.saturating_sub(holdings.memory);
-            // The allocator keeps what it had; a leak of a page for each pod would be seen.
-            ensure!(grown < 4096 * u64::from(pods).max(512), "the agent's memory grew by {grown} bytes");
+        let left = now.left_since(&holdings, pods);
+        if left.is_empty() {
             return scene.agent.terminate();
         }
-        ensure!(Instant::now() < deadline, "before: {holdings:?}, after {pods} pods: {now:?}");
+        ensure!(Instant::now() < deadline, "{pods} pods have left something: {}", left.join("; "));
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }

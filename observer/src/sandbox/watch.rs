@@ -66,7 +66,7 @@ impl Watcher {
                     if old.descriptor == descriptor {
                         return Ok(false);
                     }
-                    self.by_descriptor.remove(&old.descriptor);
+                    self.end(&old.descriptor);
                 }
                 self.by_descriptor.insert(descriptor, path.to_owned());
                 Ok(true)
@@ -105,7 +105,33 @@ impl Watcher {
                 changes.push(Change { path: parent.join(name), made: event.mask.contains(EventMask::CREATE) });
             }
         }
+        if missed {
+            let watched: Vec<PathBuf> = self.by_path.keys().cloned().collect();
+            watched.iter().for_each(|path| self.end_if_gone(path));
+        } else {
+            changes.iter().filter(|change| !change.made).for_each(|change| self.end_if_gone(&change.path));
+        }
         Ok((changes, missed))
+    }
+
+    /// Ends the watch of a directory that was removed. A file system that counts its links does that by itself, but
+    /// cgroup directories are never without a link (`kernfs_refresh_inode` in fs/kernfs/inode.c sets at least two), so
+    /// the kernel neither says IN_IGNORED nor gives the inode back: without this, each container that ever was would
+    /// keep its inode and one of `fs.inotify.max_user_watches`.
+    fn end_if_gone(&mut self, path: &Path) {
+        // What was made again at the same place meanwhile may be what is watched now; otherwise adding it ends this one.
+        if self.by_path.contains_key(path)
+            && path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            && let Some(gone) = self.by_path.remove(path)
+        {
+            self.end(&gone.descriptor);
+        }
+    }
+
+    fn end(&mut self, descriptor: &WatchDescriptor) {
+        self.by_descriptor.remove(descriptor);
+        // EINVAL: the kernel has ended it already.
+        let _ = self.inotify.watches().remove(descriptor.clone());
     }
 }
 
@@ -137,6 +163,65 @@ mod tests {
         assert_eq!(changes, [Change { path: made.clone(), made: true }, Change { path: made, made: false }]);
         assert!(!missed);
         assert!(watcher.changes().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn what_is_removed_is_not_watched_any_more() {
+        let root = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::new().unwrap();
+        watcher.add(root.path(), None).unwrap();
+        // Who holds a directory keeps the kernel from ending the watch by itself, as it never does for a cgroup's.
+        let mut held = Vec::new();
+        let mut pass = |watcher: &mut Watcher, name: &str| {
+            let pod = root.path().join(name);
+            fs::create_dir(&pod).unwrap();
+            assert!(watcher.add(&pod, None).unwrap());
+            held.push(fs::File::open(&pod).unwrap());
+            fs::remove_dir(&pod).unwrap();
+        };
+        pass(&mut watcher, "first");
+        pass(&mut watcher, "second");
+        pass(&mut watcher, "first");
+        assert_eq!(in_kernel(&watcher), 3, "the second of a name takes the place of the first");
+        assert_eq!(watcher.changes().unwrap().0.len(), 6);
+        assert_eq!((in_kernel(&watcher), watcher.by_path.len(), watcher.by_descriptor.len()), (1, 1, 1));
+        pass(&mut watcher, "third");
+        assert!(watcher.add(root.path(), None).is_ok_and(|new| !new));
+        assert_eq!(watcher.changes().unwrap().0.len(), 2, "what the kernel says of ended watches harms nothing");
+        assert_eq!((in_kernel(&watcher), watcher.by_path.len(), watcher.by_descriptor.len()), (1, 1, 1));
+    }
+
+    #[test]
+    fn what_was_removed_unseen_is_not_watched_any_more() {
+        let root = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::new().unwrap();
+        watcher.add(root.path(), None).unwrap();
+        let (pod, other) = (root.path().join("pod"), root.path().join("other"));
+        fs::create_dir(&pod).unwrap();
+        assert!(watcher.add(&pod, None).unwrap());
+        let held = fs::File::open(&pod).unwrap();
+        let most: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
+        // Equal events that follow each other are one (inotify(7)): making and removing alternate.
+        for _ in 0..=most / 2 {
+            fs::create_dir(&other).unwrap();
+            fs::remove_dir(&other).unwrap();
+        }
+        fs::remove_dir(&pod).unwrap();
+        let mut overflow = false;
+        while !overflow {
+            let (changes, missed) = watcher.changes().unwrap();
+            assert!(missed || !changes.is_empty(), "the queue did not overflow");
+            overflow = missed;
+        }
+        assert_eq!((in_kernel(&watcher), watcher.by_path.len(), watcher.by_descriptor.len()), (1, 1, 1));
+        drop(held);
+    }
+
+    /// How many watches the kernel has for it (proc_pid_fdinfo(5)).
+    fn in_kernel(watcher: &Watcher) -> usize {
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(&watcher.as_fd());
+        let told = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap();
+        told.lines().filter(|line| line.starts_with("inotify wd:")).count()
     }
 
     #[test]
