@@ -42,6 +42,7 @@ fn nodes() -> Value {
     other["metadata"]["uid"] = "node2".into();
     other["status"]["addresses"] = json!([{ "type": "InternalIP", "address": "10.77.0.2" },
         { "type": "ExternalIP", "address": "192.0.2.2" }]);
+    other["spec"]["podCIDRs"] = json!(["10.244.1.0/24"]);
     nodes["items"].as_array_mut().unwrap().push(other);
     nodes
 }
@@ -220,8 +221,8 @@ fn a_pod_talks_to_services_nodes_and_pods_of_other_nodes() {
     let stage = &scene.stage;
     stage.wait_state("peers", "ok", &[]);
     let samples = stage.agent.scrape().unwrap();
-    // Five Services, two nodes with three addresses, an endpoint, a pod.
-    assert_eq!(samples.get("observer_agent_peer_addresses", &[]), Some(10.0));
+    // Five Services, two nodes with three addresses and the first one of a range, an endpoint, a pod.
+    assert_eq!(samples.get("observer_agent_peer_addresses", &[]), Some(11.0));
     assert_eq!(samples.get("observer_agent_peer_addresses_folded_total", &[]), Some(0.0));
 
     assert_eq!(scene.service("10.96.0.80"), "api");
@@ -230,11 +231,13 @@ fn a_pod_talks_to_services_nodes_and_pods_of_other_nodes() {
     assert_eq!(scene.talk("192.0.2.2"), texts(["node", "", "", "", ""]), "by its external address");
     let api = ["pod", "shop", "Deployment", "api", "api-7f9fbbdc5f-x2x9k"];
     assert_eq!(scene.talk("10.244.1.15"), texts(api));
+    assert_eq!(scene.talk("10.244.1.0"), texts(["node", "", "", "", ""]), "its tunnel's address");
     assert_eq!(
         scene.talk("10.244.1.16"),
-        texts(["external", "", "", "", ""]),
-        "it is no pod's any more, nor anybody's"
+        texts(["other", "", "", "", ""]),
+        "it may be that of a pod nobody has told of"
     );
+    assert_eq!(scene.talk("10.244.2.16"), texts(["external", "", "", "", ""]), "no node has it for its pods");
     assert_eq!(scene.talk("198.51.100.10"), texts(["external", "", "", "", ""]));
     let beyond = texts(["pod", "t", "Pod", "beyond", "beyond"]);
     assert_eq!(scene.talk(&scene.server.ipv4().to_string()), beyond, "a pod of this node");
@@ -472,22 +475,20 @@ fn a_resolver_tells_of_peers() {
     let other = texts(["other", "", "", "", ""]);
     let [first, second, third] = ["api-7f9fbbdc5f-x2x9k", "api-7f9fbbdc5f-second", "api-7f9fbbdc5f-third"];
 
-    for address in ["10.96.0.80", "10.77.0.2", ADDRESS, "10.244.1.16"] {
+    for address in ["10.96.0.80", "10.77.0.2", ADDRESS, "10.244.2.16", "10.244.1.0"] {
         scene.ask(address);
     }
     assert_eq!(scene.service("10.96.0.80"), "api");
     assert_eq!(scene.talk("10.77.0.2"), texts(["node", "", "", "", ""]));
     assert_eq!(scene.talk(ADDRESS), is(first));
-    assert_eq!(
-        scene.talk("10.244.1.16"),
-        texts(["external", "", "", "", ""]),
-        "it is no pod's any more, nor anybody's"
-    );
+    assert_eq!(scene.talk("10.244.2.16"), texts(["external", "", "", "", ""]), "no node has it for its pods");
+    assert_eq!(scene.talk("10.244.1.0"), texts(["node", "", "", "", ""]), "its tunnel's address");
+    assert_eq!(scene.talk("10.244.1.16"), other, "it may be that of a pod nobody has told of");
     let numbers = running.scrape().unwrap();
     let number = |name: &str| numbers.get(name, &[]);
     assert_eq!(number("observer_resolver_agents"), Some(1.0));
-    assert_eq!(number("observer_resolver_addresses"), Some(10.0), "as when the agent watches by itself");
-    assert_eq!(number("observer_resolver_subscriptions"), Some(4.0), "those that it talks to, and no others");
+    assert_eq!(number("observer_resolver_addresses"), Some(11.0), "as when the agent watches by itself");
+    assert_eq!(number("observer_resolver_subscriptions"), Some(6.0), "those that it talks to, and no others");
 
     // One after the other, because of changes that follow one another fast the last one may be told alone.
     let changes = |samples: &Samples| samples.get("observer_resolver_changes_total", &[]).unwrap();

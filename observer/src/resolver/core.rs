@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use crate::{
     hash::{FastMap, FastSet},
-    identity::cluster::{PeerRecord, Reply},
+    identity::cluster::{PeerRecord, PodRanges, Reply},
 };
 
 /// How long an address that nobody has is remembered to have been somebody's, in milliseconds.
@@ -38,6 +38,8 @@ pub struct Core {
     complete: bool,
     /// Nobody has an address that is not in the table.
     whole: bool,
+    /// Who has an address in one of these may not have been told of yet.
+    ranges: PodRanges,
     generation: u64,
 }
 
@@ -98,6 +100,7 @@ impl Core {
             most,
             complete: false,
             whole: false,
+            ranges: PodRanges::default(),
             generation: 0,
         }
     }
@@ -146,6 +149,11 @@ impl Core {
         self.complete = true;
         self.whole = whole;
         self.agents.values().for_each(|agent| agent.wake.notify_one());
+    }
+
+    /// From now on these are all ranges that pods get addresses from.
+    pub fn pod_ranges(&mut self, ranges: PodRanges) {
+        self.ranges = ranges;
     }
 
     /// Whether agents get answers.
@@ -240,6 +248,7 @@ impl Core {
             record: entry.and_then(|entry| entry.record.clone()),
             age_ms: entry.and_then(|entry| entry.since).map(|since| now.saturating_sub(since)),
             generation: self.generation,
+            may_be_a_pods: entry.is_none() && self.ranges.contains(address),
         }
     }
 

@@ -227,3 +227,23 @@ fn where_not_all_can_be_read_nobody_is_told_that_an_address_is_nobodys() {
     core.complete(true);
     assert_eq!(told(&mut core, 9), [(address(5), None)].into());
 }
+
+#[test]
+fn what_may_be_a_pods_is_told_so_until_it_is_somebodys() {
+    let mut core = Core::default();
+    core.tell(address(1), node("a"), 1);
+    core.pod_ranges(PodRanges::of(["10.0.0.0/29".parse().unwrap()]));
+    core.complete(true);
+    let (id, _) = core.join();
+    for number in [1, 2, 9] {
+        core.subscribe(id, address(number)).unwrap();
+    }
+    let told = |core: &mut Core, now| -> BTreeMap<IpAddr, bool> {
+        core.take(id, 10, now).into_iter().map(|reply| (reply.address, reply.may_be_a_pods)).collect()
+    };
+    assert_eq!(told(&mut core, 2), BTreeMap::from([(address(1), false), (address(2), true), (address(9), false)]));
+    core.tell(address(2), node("b"), 3);
+    assert_eq!(told(&mut core, 4), BTreeMap::from([(address(2), false)]));
+    core.tell(address(2), None, 5);
+    assert_eq!(told(&mut core, 6), BTreeMap::from([(address(2), false)]), "somebody is known to have had it");
+}

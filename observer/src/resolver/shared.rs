@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::core::{AgentId, Core, Sizes, TooMany};
-use crate::identity::cluster::{Changes, ClusterFeed, Reply};
+use crate::identity::cluster::{Changes, ClusterFeed, PodRanges, Reply};
 
 /// Agents at one time: twice as many as there are nodes in the largest clusters that Kubernetes is made for
 /// (kubernetes.io/docs/setup/best-practices/cluster-large).
@@ -139,6 +139,10 @@ impl ClusterFeed for Shared {
         let now = self.now();
         let mut core = self.core();
         changes.into_iter().for_each(|(address, record)| core.tell(address, record, now));
+    }
+
+    fn pod_ranges(&self, ranges: PodRanges) {
+        self.core().pod_ranges(ranges);
     }
 
     fn complete(&self, whole: bool) {

@@ -9,7 +9,7 @@ use crate::{
     http::{Latch, Readiness},
     identity::{
         KubeOptions, Source,
-        cluster::{self, Changes, ClusterFeed, PEERS},
+        cluster::{self, Changes, ClusterFeed, PEERS, PodRanges},
     },
     metrics::AgentMetrics,
 };
@@ -41,6 +41,10 @@ struct Announced {
 impl ClusterFeed for Announced {
     fn tell(&self, changes: Changes, since: u64) {
         self.shared.tell(changes, since);
+    }
+
+    fn pod_ranges(&self, ranges: PodRanges) {
+        self.shared.pod_ranges(ranges);
     }
 
     fn complete(&self, whole: bool) {

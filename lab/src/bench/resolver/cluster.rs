@@ -210,9 +210,11 @@ impl Cluster {
 
     fn node(&self, at: u32) -> String {
         let mut text = format!(
-            r#"{{"metadata":{{"name":"node-{at}","uid":"{at:08x}-3333-4000-8000-000000000000","resourceVersion":"{}","creationTimestamp":"2026-01-01T00:00:00Z"}},"spec":{{"podCIDR":"10.0.0.0/24"}},"status":{{"addresses":[{{"type":"InternalIP","address":"{}"}},{{"type":"Hostname","address":"node-{at}"}}]}}}}"#,
+            r#"{{"metadata":{{"name":"node-{at}","uid":"{at:08x}-3333-4000-8000-000000000000","resourceVersion":"{}","creationTimestamp":"2026-01-01T00:00:00Z"}},"spec":{{"podCIDR":"{range}","podCIDRs":["{range}"]}},"status":{{"addresses":[{{"type":"InternalIP","address":"{}"}},{{"type":"Hostname","address":"node-{at}"}}]}}}}"#,
             self.version,
             Self::node_address(at),
+            // Beside those that its pods have, so that each of them is nobody's when it is given back.
+            range = format_args!("{}/24", Ipv4Addr::from((10 << 24 | 128 << 16) + (at << 8))),
         );
         lengthen(&mut text, NODE_LENGTH);
         text

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::PeerRecord;
+use super::{PeerRecord, PodRanges};
 use crate::hash::FastMap;
 
 /// Addresses that are kept: a node's limit of 110 pods on 900 nodes.
@@ -28,6 +28,8 @@ struct Content {
     entries: FastMap<IpAddr, Entry>,
     /// What it means that there is no entry.
     untold: Told<'static>,
+    /// Where nobody is known to have none of these, somebody may.
+    ranges: PodRanges,
 }
 
 /// What is known of an address at a moment.
@@ -84,7 +86,7 @@ impl PeerBook {
     #[must_use]
     pub fn with_room_for(most: usize) -> Self {
         let (folded, version) = (AtomicU64::new(0), AtomicU64::new(0));
-        let content = Content { entries: FastMap::default(), untold: Told::Pending };
+        let content = Content { entries: FastMap::default(), untold: Told::Pending, ranges: PodRanges::default() };
         Self { content: RwLock::new(content), most, folded, version }
     }
 
@@ -129,6 +131,13 @@ impl PeerBook {
             self.version.fetch_add(1, Relaxed);
             content.untold = untold;
         }
+    }
+
+    /// What is known to be nobody's may be somebody's where it is in one of these, which are all that there are.
+    pub fn pod_ranges(&self, ranges: PodRanges) {
+        let mut content = self.write();
+        self.version.fetch_add(1, Relaxed);
+        content.ranges = ranges;
     }
 
     /// Forgets that nobody has had the address since `since`; whoever has got it meanwhile keeps it.
@@ -212,14 +221,15 @@ impl OpenBook<'_> {
     pub fn told(&self, address: IpAddr, at: u64) -> Told<'_> {
         let Some(content) = &self.content else { return Told::Nothing };
         let entry = content.entries.get(&address);
-        match entry.and_then(|entry| entry.at(at)) {
+        let told = match entry.and_then(|entry| entry.at(at)) {
             Some((Some(record), _)) => Told::By(record),
             Some((None, 0)) => Told::Nobody,
             Some((None, _)) => Told::Vacant,
             // Whoever has got it since may have had it before that was heard of.
             None if content.untold == Told::Nobody && (entry.is_some() || !self.found_place) => Told::Nothing,
             None => content.untold,
-        }
+        };
+        if told == Told::Nobody && content.ranges.contains(address) { Told::Pending } else { told }
     }
 
     /// Who had `address` at `at`, in nanoseconds of `CLOCK_MONOTONIC`; `None` for nobody, or nobody that is known.
@@ -288,6 +298,29 @@ mod tests {
         book.tell(addresses[2], Some(node("n")), 30);
         assert_eq!(told(2, 30), "nothing", "it found no place");
         assert_eq!(OpenBook::default().told(addresses[2], 0), Told::Nothing);
+    }
+
+    #[test]
+    fn what_may_be_a_pods_is_not_nobodys() {
+        let book = PeerBook::default();
+        let [new, old, tunnel, beyond]: [IpAddr; 4] =
+            ["10.244.1.7", "10.244.1.8", "10.244.1.9", "10.245.0.1"].map(|address| address.parse().unwrap());
+        book.tell(tunnel, None, 0);
+        book.complete(true);
+        let told = |address| book.open().told(address, 15) == Told::Nobody;
+        assert_eq!([new, old, tunnel, beyond].map(told), [true; 4]);
+        let version = book.version();
+        book.pod_ranges(PodRanges::of(["10.244.1.0/24".parse().unwrap()]));
+        assert!(book.version() > version, "who has looked looks again");
+        assert_eq!([new, old, tunnel, beyond].map(told), [false, false, false, true]);
+        let open = book.open();
+        assert_eq!([new, tunnel].map(|address| open.told(address, 15)), [Told::Pending; 2]);
+        drop(open);
+        book.tell(old, Some(node("n")), 10);
+        book.tell(old, None, 12);
+        assert_eq!(book.open().told(old, 15), Told::Vacant);
+        book.tell(new, Some(node("n")), 20);
+        assert_eq!(book.open().told(new, 15), Told::Nothing);
     }
 
     #[test]

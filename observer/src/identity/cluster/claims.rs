@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::PeerRecord;
+use ipnet::IpNet;
+
+use super::{PeerRecord, PodRanges};
 use crate::hash::{FastMap, FastSet};
 
 /// What an object is.
@@ -43,6 +45,8 @@ pub struct Claims {
     pub addresses: Vec<(IpAddr, Rank)>,
     /// Who it is.
     pub record: PeerRecord,
+    /// The ranges that it gives addresses to pods from.
+    pub ranges: Vec<IpNet>,
 }
 
 /// All objects that claim addresses. What was told in which order makes no difference.
@@ -50,6 +54,10 @@ pub struct Claims {
 pub struct Cluster {
     kinds: [Objects; 4],
     claims: FastMap<IpAddr, Vec<Claim>>,
+    /// Ranges for pods, by object: of few kinds.
+    ranges: FastMap<Arc<str>, Box<[IpNet]>>,
+    /// They were told as they are.
+    ranges_told: bool,
     /// Claims, and how many there may be.
     used: usize,
     most: usize,
@@ -85,7 +93,15 @@ struct Claim {
 impl Cluster {
     /// One that keeps at most so many claims.
     pub fn with_room_for(most: usize) -> Self {
-        Self { kinds: Default::default(), claims: FastMap::default(), used: 0, most, folded: 0 }
+        Self {
+            kinds: Default::default(),
+            claims: FastMap::default(),
+            ranges: FastMap::default(),
+            ranges_told: true,
+            used: 0,
+            most,
+            folded: 0,
+        }
     }
 
     /// A list of all objects of a kind begins.
@@ -107,15 +123,16 @@ impl Cluster {
         if let Some(object) = self.kinds[kind as usize].by_uid.get_mut(uid) {
             let same = object.created == claims.created
                 && *object.addresses == *claims.addresses
-                && *object.record == claims.record;
+                && *object.record == claims.record
+                && self.ranges.get(uid).map_or(&[][..], |ranges| ranges) == claims.ranges;
             if same {
                 object.list = list;
                 return;
             }
         }
         self.remove(kind, uid);
-        let Claims { created, addresses, record } = claims;
-        if addresses.is_empty() || uid.is_empty() {
+        let Claims { created, addresses, record, ranges } = claims;
+        if addresses.is_empty() && ranges.is_empty() || uid.is_empty() {
             return;
         }
         if self.used + addresses.len() > self.most {
@@ -130,6 +147,10 @@ impl Cluster {
             claims.push(claim);
             self.kinds[kind as usize].touched.insert(*address);
         }
+        if !ranges.is_empty() {
+            self.ranges.insert(Arc::clone(&uid), ranges.into());
+            self.ranges_told = false;
+        }
         let object = Object { created, addresses: addresses.into(), record, list };
         self.kinds[kind as usize].by_uid.insert(uid, object);
     }
@@ -138,6 +159,7 @@ impl Cluster {
     pub fn remove(&mut self, kind: Kind, uid: &str) {
         let Some(object) = self.kinds[kind as usize].by_uid.remove(uid) else { return };
         self.used -= object.addresses.len();
+        self.ranges_told &= self.ranges.remove(uid).is_none();
         for (address, _) in &object.addresses {
             if let Some(claims) = self.claims.get_mut(address) {
                 claims.retain(|claim| *claim.uid != *uid);
@@ -174,6 +196,12 @@ impl Cluster {
         touched.into_iter().map(|address| (address, self.who(address).cloned())).collect()
     }
 
+    /// All ranges that pods get addresses from; `None` when they are those that were told last.
+    pub fn new_ranges(&mut self) -> Option<PodRanges> {
+        let told = std::mem::replace(&mut self.ranges_told, true);
+        (!told).then(|| PodRanges::of(self.ranges.values().flatten().copied()))
+    }
+
     /// Claims that found no place since this was asked last.
     pub fn take_folded(&mut self) -> u64 {
         std::mem::take(&mut self.folded)
@@ -196,7 +224,29 @@ mod tests {
 
     fn claims(name: &str, created: u64, addresses: &[(u8, Rank)]) -> Claims {
         let addresses = addresses.iter().map(|(at, rank)| (address(*at), *rank)).collect();
-        Claims { created, addresses, record: PeerRecord::Node { name: name.into() } }
+        Claims { created, addresses, record: PeerRecord::Node { name: name.into() }, ranges: Vec::new() }
+    }
+
+    #[test]
+    fn ranges_are_told_when_they_have_changed() {
+        let mut cluster = Cluster::with_room_for(2);
+        assert!(cluster.new_ranges().is_none());
+        let node =
+            |addresses, range: &str| Claims { ranges: vec![range.parse().unwrap()], ..claims("node", 1, addresses) };
+        let of = |ranges: &[&str]| Some(PodRanges::of(ranges.iter().map(|range| range.parse().unwrap())));
+        cluster.put(Kind::Node, "a", node(&[(1, Rank::Node)], "10.1.0.0/24"));
+        cluster.put(Kind::Node, "b", node(&[], "10.2.0.0/24"));
+        assert_eq!(cluster.new_ranges(), of(&["10.1.0.0/24", "10.2.0.0/24"]));
+        cluster.put(Kind::Node, "b", node(&[], "10.2.0.0/24"));
+        cluster.put(Kind::Pod, "p", claims("pod", 1, &[(2, Rank::Pod)]));
+        cluster.remove(Kind::Pod, "p");
+        assert!(cluster.new_ranges().is_none(), "nothing has changed");
+        cluster.put(Kind::Node, "b", node(&[], "10.3.0.0/24"));
+        assert_eq!(cluster.new_ranges(), of(&["10.1.0.0/24", "10.3.0.0/24"]));
+        cluster.list_begins(Kind::Node);
+        cluster.keep(Kind::Node, "a");
+        cluster.list_ends(Kind::Node);
+        assert_eq!(cluster.new_ranges(), of(&["10.1.0.0/24"]), "a node without addresses goes like any other");
     }
 
     fn name(cluster: &Cluster, at: u8) -> &str {

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{PeerBook, PeerRecord};
+use super::{PeerBook, PeerRecord, PodRanges};
 
 /// Addresses, and who has each now; `None` for nobody.
 pub type Changes = Vec<(IpAddr, Option<Arc<PeerRecord>>)>;
@@ -12,6 +12,10 @@ pub type Changes = Vec<(IpAddr, Option<Arc<PeerRecord>>)>;
 pub trait ClusterFeed: Send + Sync {
     /// So it is since `since`, in nanoseconds of `CLOCK_MONOTONIC`; 0 for what was so when the watch began.
     fn tell(&self, changes: Changes, since: u64);
+
+    /// From now on these are the ranges that nodes give addresses to their pods from, all of them: an address in one of them
+    /// that was not told is not known to be nobody's.
+    fn pod_ranges(&self, ranges: PodRanges);
 
     /// Everything that can be read has been told: the first lists of all kinds are complete but of those that may not be
     /// read. When that is the `whole` cluster, an address that was not told is nobody's from now on. Called anew when what
@@ -31,6 +35,10 @@ pub trait ClusterFeed: Send + Sync {
 impl ClusterFeed for PeerBook {
     fn tell(&self, changes: Changes, since: u64) {
         self.tell_all(changes, since);
+    }
+
+    fn pod_ranges(&self, ranges: PodRanges) {
+        Self::pod_ranges(self, ranges);
     }
 
     fn complete(&self, whole: bool) {

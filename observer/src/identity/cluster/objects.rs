@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{
     PeerRecord,
     claims::{Claims, Kind, Rank},
+    ranges::own_address,
 };
 use crate::identity::{
     document::{Address, Reference},
@@ -17,6 +19,8 @@ use crate::identity::{
 
 /// Addresses of one object that are kept: the API allows a thousand endpoints in a slice.
 const MAX_ADDRESSES: usize = 1000;
+/// Ranges for pods of one node that are kept: the API allows one of each family.
+const MAX_RANGES: usize = 2;
 
 /// What all of them say of themselves.
 #[derive(Debug, Default, Deserialize)]
@@ -29,6 +33,7 @@ pub struct Metadata {
     creation_timestamp: Option<String>,
     labels: Option<Labels>,
     owner_references: Option<Vec<Reference>>,
+    annotations: Option<Annotations>,
 }
 
 /// The labels that tell something.
@@ -39,6 +44,36 @@ struct Labels {
     template_hash: Option<String>,
     #[serde(rename = "kubernetes.io/service-name")]
     service: Option<String>,
+}
+
+/// The annotations in which network plugins write further addresses of a node: those of its tunnels and of the interface
+/// towards its pods (`felix` of Calico, `pkg/annotation` of Cilium). From them comes what the node sends to pods of others.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    #[serde(rename = "projectcalico.org/IPv4IPIPTunnelAddr")]
+    calico_ipip: Option<String>,
+    #[serde(rename = "projectcalico.org/IPv4VXLANTunnelAddr")]
+    calico_vxlan: Option<String>,
+    #[serde(rename = "projectcalico.org/IPv6VXLANTunnelAddr")]
+    calico_vxlan6: Option<String>,
+    #[serde(rename = "projectcalico.org/IPv4WireguardInterfaceAddr")]
+    calico_wireguard: Option<String>,
+    #[serde(rename = "projectcalico.org/IPv6WireguardInterfaceAddr")]
+    calico_wireguard6: Option<String>,
+    #[serde(rename = "network.cilium.io/ipv4-cilium-host")]
+    cilium: Option<String>,
+    #[serde(rename = "network.cilium.io/ipv6-cilium-host")]
+    cilium6: Option<String>,
+}
+
+impl Annotations {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let Self { calico_ipip, calico_vxlan, calico_vxlan6, calico_wireguard, calico_wireguard6, cilium, cilium6 } =
+            self;
+        let all = [calico_ipip, calico_vxlan, calico_vxlan6, calico_wireguard, calico_wireguard6, cilium, cilium6];
+        all.into_iter().flatten().filter_map(|text| parse(text))
+    }
 }
 
 impl Metadata {
@@ -53,7 +88,7 @@ impl Metadata {
         // The highest claim of each address stands first.
         addresses.reverse();
         addresses.dedup_by_key(|(address, _)| *address);
-        Claims { created: self.created(), addresses, record }
+        Claims { created: self.created(), addresses, record, ranges: Vec::new() }
     }
 
     /// The time of its creation as the digits of RFC 3339 in UTC (`YYYYMMDDhhmmss`), which is how the API writes it; they
@@ -183,7 +218,16 @@ impl Claimant for EndpointSlice {
 pub struct Node {
     metadata: Metadata,
     #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
     status: NodeStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -214,9 +258,16 @@ impl Claimant for Node {
 
     /// Its names are no addresses.
     fn claims(&self) -> Claims {
-        let addresses = self.status.addresses.iter().flatten();
-        let addresses = addresses.filter_map(|address| Some((parse(&address.address)?, Rank::Node)));
-        self.metadata.claims(PeerRecord::Node { name: clean(&self.metadata.name) }, addresses)
+        let ranges = self.spec.pod_cidrs.iter().flatten().filter_map(|range| range.parse().ok());
+        let ranges: Vec<IpNet> = ranges.take(MAX_RANGES).collect();
+        let told = self.status.addresses.iter().flatten().filter_map(|address| parse(&address.address));
+        let of_plugins = self.metadata.annotations.iter().flat_map(Annotations::addresses);
+        let addresses = told.chain(of_plugins).chain(ranges.iter().filter_map(own_address));
+        let record = PeerRecord::Node { name: clean(&self.metadata.name) };
+        Claims {
+            ranges: ranges.clone(),
+            ..self.metadata.claims(record, addresses.map(|address| (address, Rank::Node)))
+        }
     }
 }
 
@@ -364,6 +415,18 @@ mod tests {
             {"address":"127.0.0.1","type":"InternalIP"}]}}"#,
         );
         assert_eq!(shown(&node.claims()), "10.0.0.1 Node, 192.0.2.1 Node");
+    }
+
+    #[test]
+    fn a_node_has_what_its_network_plugin_says_and_gives_ranges_to_its_pods() {
+        let node: Node = read(
+            r#"{"metadata":{"name":"n","uid":"u","annotations":{"projectcalico.org/IPv4VXLANTunnelAddr":"10.9.0.1",
+            "network.cilium.io/ipv6-cilium-host":"fd00:9::1","projectcalico.org/IPv4IPIPTunnelAddr":"none","x":"10.9.0.2"}},
+            "spec":{"podCIDR":"10.244.1.0/24","podCIDRs":["10.244.1.0/24","fd00:1::/64","1.2.3.4"]}}"#,
+        );
+        let claims = node.claims();
+        assert_eq!(shown(&claims), "10.244.1.0 Node, 10.9.0.1 Node, fd00:1:: Node, fd00:9::1 Node");
+        assert_eq!(claims.ranges, ["10.244.1.0/24", "fd00:1::/64"].map(|range| range.parse().unwrap()));
     }
 
     const POD: &str = r#"{"metadata":{"name":"web-7d9-x","namespace":"shop","uid":"u","labels":{"pod-template-hash":"7d9"},

@@ -153,7 +153,10 @@ impl Shared {
         for reply in response.answers.into_iter().filter_map(Reply::of_message) {
             if wants.answered(reply.address) {
                 let known = self.book.who(reply.address, u64::MAX);
-                if let Some(since) = since(&known, &reply, now) {
+                if reply.may_be_a_pods && matches!(known, Known::Nobody | Known::Unknown) {
+                    // The book says nothing of it, which is what is known: it is told when somebody has it.
+                    self.book.forget(reply.address);
+                } else if let Some(since) = since(&known, &reply, now) {
                     if since == 0 {
                         // Whoever it is told to be now has been it all the time: nobody was known to be another.
                         self.book.forget(reply.address);

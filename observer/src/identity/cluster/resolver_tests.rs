@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    identity::cluster::{ClusterFeed, PeerRecord},
+    identity::cluster::{ClusterFeed, PeerRecord, PodRanges},
     metrics::BuildInfo,
     resolver::{CertificateFiles, Listener, Listening, Shared as Table},
 };
@@ -292,8 +292,13 @@ fn a_certificate_that_is_replaced_is_shown_to_the_next_agent() {
 
 #[test]
 fn since_when_it_is_so() {
-    let reply =
-        |name: Option<&str>, age_ms| Reply { address: ip("10.0.0.1"), record: name.map(node), age_ms, generation: 1 };
+    let reply = |name: Option<&str>, age_ms| Reply {
+        address: ip("10.0.0.1"),
+        record: name.map(node),
+        age_ms,
+        generation: 1,
+        may_be_a_pods: false,
+    };
     const NOW: u64 = 10_000_000_000;
     for (known, reply, expected) in [
         (Known::Unknown, reply(Some("a"), None), Some(0)),
@@ -327,7 +332,7 @@ fn who_comes_after_a_resolver_began_anew_is_not_given_what_was_anothers() {
     let address = ip("10.0.0.1");
     shared.wants().see([address].into_iter(), 1);
     let told = |name: Option<&str>, age_ms, now| {
-        let reply = Reply { address, record: name.map(node), age_ms, generation: 1 };
+        let reply = Reply { address, record: name.map(node), age_ms, generation: 1, may_be_a_pods: false };
         shared.take(FollowResponse { answers: vec![reply.to_message()] }, now);
     };
     let at = |moments: [u64; 4]| moments.map(|at| shared.book.who(address, at));
@@ -343,4 +348,23 @@ fn who_comes_after_a_resolver_began_anew_is_not_given_what_was_anothers() {
     let never_b = at([0, 15 * SECOND, 20 * SECOND, 30 * SECOND - 1]);
     assert!(!never_b.contains(&by("b")), "{never_b:?}");
     assert_eq!(at([20 * SECOND, 29 * SECOND, 30 * SECOND, u64::MAX]), [Known::Vacant, Known::Vacant, by("b"), by("b")]);
+}
+
+#[test]
+fn what_may_be_a_pods_is_not_called_nobodys() {
+    let running = Running::start(plain("127.0.0.1:0"));
+    running.tell(ip("10.244.1.7"), Some(node("a")));
+    running.table.pod_ranges(PodRanges::of(["10.244.1.0/24".parse().unwrap()]));
+    running.table.complete(true);
+    let agent = Agent::at(running.address);
+    agent.until(|agent| agent.is(ProbeState::Ok));
+    agent.see(&["10.244.1.7", "10.244.1.8", "192.0.2.1"]);
+    assert_eq!(
+        [agent.now("10.244.1.7"), agent.now("10.244.1.8"), agent.now("192.0.2.1")],
+        [by("a"), Known::Unknown, Known::Nobody]
+    );
+    running.tell(ip("10.244.1.8"), Some(node("b")));
+    agent.until(|agent| agent.now("10.244.1.8") == by("b"));
+    running.tell(ip("10.244.1.8"), None);
+    agent.until(|agent| agent.now("10.244.1.8") == Known::Vacant);
 }

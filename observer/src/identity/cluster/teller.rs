@@ -62,6 +62,9 @@ impl Teller {
         if !changes.is_empty() {
             self.feed.tell(changes, if first { 0 } else { now });
         }
+        if let Some(ranges) = self.cluster.new_ranges() {
+            self.feed.pod_ranges(ranges);
+        }
         self.feed.folded(self.cluster.take_folded());
         if first {
             self.complete();
@@ -110,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::identity::cluster::{
-        BookUse, Changes, Known, PeerBook, PeerRecord,
+        BookUse, Changes, Known, PeerBook, PeerRecord, PodRanges,
         claims::{Claims, Rank},
     };
 
@@ -120,8 +123,12 @@ mod tests {
         let mut teller = Teller::new(Cluster::with_room_for(2), Arc::<PeerBook>::clone(&book));
         let [one, two]: [IpAddr; 2] = ["10.0.0.1", "10.0.0.2"].map(|address| address.parse().unwrap());
         let record = |name: &str| PeerRecord::Node { name: name.into() };
-        let claims =
-            |address, name: &str| Claims { created: 0, addresses: vec![(address, Rank::Pod)], record: record(name) };
+        let claims = |address, name: &str| Claims {
+            created: 0,
+            addresses: vec![(address, Rank::Pod)],
+            record: record(name),
+            ranges: vec![],
+        };
         let by = |name: &str| Known::By(Arc::new(record(name)));
         teller.cluster.put(Kind::Pod, "a", claims(one, "a"));
         teller.tell(Kind::Pod, 100);
@@ -153,6 +160,8 @@ mod tests {
 
     impl ClusterFeed for Said {
         fn tell(&self, _: Changes, _: u64) {}
+
+        fn pod_ranges(&self, _: PodRanges) {}
 
         fn complete(&self, whole: bool) {
             self.0.lock().unwrap().push(whole);

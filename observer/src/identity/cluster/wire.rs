@@ -20,6 +20,8 @@ pub struct Reply {
     pub age_ms: Option<u64>,
     /// How many changes the resolver had seen then.
     pub generation: u64,
+    /// Nobody is known to have it, but it may be a pod's of which the cluster has not told yet.
+    pub may_be_a_pods: bool,
 }
 
 impl Reply {
@@ -30,6 +32,7 @@ impl Reply {
             address: packed(self.address),
             generation: self.generation,
             age_ms: self.age_ms,
+            may_be_a_pods: self.may_be_a_pods,
             who: self.record.as_deref().map(who),
         }
     }
@@ -39,6 +42,7 @@ impl Reply {
     pub fn of_message(message: Answer) -> Option<Self> {
         Some(Self {
             address: address(&message.address)?,
+            may_be_a_pods: message.may_be_a_pods && message.who.is_none(),
             record: message.who.map(|who| Arc::new(record(who))),
             age_ms: message.age_ms,
             generation: message.generation,
@@ -100,11 +104,15 @@ mod tests {
                 record: Some(Arc::new(record)),
                 age_ms: Some(0),
                 generation: 7,
+                may_be_a_pods: false,
             };
             assert_eq!(Reply::of_message(reply.to_message()), Some(reply));
         }
-        let nobody = Reply { address: "::".parse().unwrap(), record: None, age_ms: None, generation: 0 };
+        let address = "::".parse().unwrap();
+        let nobody = Reply { address, record: None, age_ms: None, generation: 0, may_be_a_pods: false };
         assert_eq!(Reply::of_message(nobody.to_message()), Some(nobody.clone()));
+        let undecided = Reply { may_be_a_pods: true, ..nobody.clone() };
+        assert_eq!(Reply::of_message(undecided.to_message()), Some(undecided));
         let long = Reply { record: Some(Arc::new(pod(&"ü".repeat(200)))), ..nobody.clone() };
         let cut = Reply { record: Some(Arc::new(pod(&"ü".repeat(126)))), ..nobody.clone() };
         assert_eq!(Reply::of_message(long.to_message()), Some(cut));
@@ -122,6 +130,7 @@ mod tests {
             record: Some(Arc::new(pod(&"x".repeat(300)))),
             age_ms: Some(u64::MAX),
             generation: u64::MAX,
+            may_be_a_pods: true,
         };
         let response = FollowResponse { answers: vec![reply.to_message(); MAX_BATCH] };
         let length = prost::Message::encoded_len(&response);
