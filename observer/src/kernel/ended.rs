@@ -7,12 +7,12 @@ use aya::maps::{HashMap, MapData};
 use observer_common::record::{ENDED_CGROUPS, ENDED_COUNTERS, ENDED_DEVICES, EndedKey, EndedRecord};
 
 use super::text;
-use crate::resources::{DeviceIo, Entry, Facts, Name, REMEMBERED, Store};
+use crate::resources::{COUNTERS, DeviceIo, Entry, Facts, Name, REMEMBERED, Store};
 
 /// A number that says that there is none.
 const NONE: u64 = u64::MAX;
 
-const _: () = assert!(REMEMBERED == ENDED_CGROUPS);
+const _: () = assert!(REMEMBERED == ENDED_CGROUPS && COUNTERS == ENDED_COUNTERS);
 
 /// The pinned map of entries.
 #[derive(Debug)]
@@ -62,30 +62,6 @@ fn name(key: &EndedKey) -> Name {
     }
 }
 
-/// The counters in the order of the record.
-fn counters(facts: &mut Facts) -> [&mut Option<u64>; ENDED_COUNTERS] {
-    [
-        &mut facts.cpu.usage,
-        &mut facts.cpu.user,
-        &mut facts.cpu.system,
-        &mut facts.cpu.periods,
-        &mut facts.cpu.throttled_periods,
-        &mut facts.cpu.throttled,
-        &mut facts.faults,
-        &mut facts.major_faults,
-        &mut facts.events.high,
-        &mut facts.events.max,
-        &mut facts.events.oom,
-        &mut facts.events.oom_kill,
-        &mut facts.cpu_pressure.some,
-        &mut facts.cpu_pressure.full,
-        &mut facts.memory_pressure.some,
-        &mut facts.memory_pressure.full,
-        &mut facts.io_pressure.some,
-        &mut facts.io_pressure.full,
-    ]
-}
-
 fn record(entry: &Entry) -> EndedRecord {
     let mut record = EndedRecord {
         cgroups: [0; ENDED_CGROUPS],
@@ -96,7 +72,7 @@ fn record(entry: &Entry) -> EndedRecord {
     for (place, cgroup) in record.cgroups.iter_mut().zip(&entry.cgroups) {
         *place = *cgroup;
     }
-    for (at, counter) in counters(&mut entry.sums.clone()).into_iter().enumerate() {
+    for (at, counter) in entry.sums.clone().counters().into_iter().enumerate() {
         if let Some(value) = counter {
             record.known |= 1 << at;
             record.counters[at] = *value;
@@ -115,7 +91,7 @@ fn record(entry: &Entry) -> EndedRecord {
 
 fn entry(record: &EndedRecord) -> Entry {
     let mut sums = Facts::default();
-    for (at, counter) in counters(&mut sums).into_iter().enumerate() {
+    for (at, counter) in sums.counters().into_iter().enumerate() {
         *counter = (record.known >> at & 1 == 1).then_some(record.counters[at]);
     }
     let count = |value: u64| (value != NONE).then_some(value);
@@ -141,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let mut sums = Facts::default();
-        for (at, counter) in counters(&mut sums).into_iter().enumerate() {
+        for (at, counter) in sums.counters().into_iter().enumerate() {
             *counter = (at % 3 > 0).then_some(at as u64 * 1_000_000_007);
         }
         sums.io = vec![

@@ -2,7 +2,7 @@
 //! nothing that one used in its last moments is lost. Pure, but for the [`Store`] that outlives the agent.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -66,6 +66,9 @@ pub struct Ledger {
     names_until: Option<Instant>,
     /// Cgroups of ended containers that need not be looked at again.
     settled: HashSet<u64>,
+    /// What was added of those that are here still: one of them may get a process again. What an earlier agent added is
+    /// not known.
+    added: HashMap<u64, Facts>,
     /// The same by path, of those that have no cgroup id: those of a host without a v2 tree.
     without_id: HashSet<String>,
     missed: u64,
@@ -90,8 +93,8 @@ impl Ledger {
         self.missed
     }
 
-    /// Takes in what has ended since the last time. `last` tells what a container said when it ended, `before` what the
-    /// one in a cgroup said in the scrape before.
+    /// Takes in what has ended since the last time. `last` tells what a container said when it ended, `said` what the one
+    /// in a cgroup said in this scrape, or, when it has ended since, in the one before.
     ///
     /// # Errors
     /// When an entry could not be stored: the last one that failed. It counts all the same, until the agent ends.
@@ -99,26 +102,16 @@ impl Ledger {
         &mut self,
         snapshot: &Snapshot,
         last: impl Fn(&Container) -> Option<Facts>,
-        before: impl Fn(u64) -> Option<Facts>,
+        said: impl Fn(u64) -> Option<Facts>,
     ) -> anyhow::Result<()> {
         let mut outcome = Ok(());
         for sandbox in snapshot.sandboxes() {
-            for container in sandbox.containers.iter().filter(|container| has_ended(container)) {
-                if container.cgroup_id == 0 {
-                    // Nobody tells when it ends, and nothing was kept of it.
-                    self.missed += u64::from(self.without_id.insert(container.cgroup.clone()));
-                    continue;
-                }
-                if !self.settled.insert(container.cgroup_id) {
-                    continue;
-                }
-                let facts = last(container).or_else(|| {
-                    self.missed += 1;
-                    before(container.cgroup_id)
-                });
-                if let Some(facts) = facts {
-                    outcome = self.add(sandbox, container, &facts).and(outcome);
-                }
+            for container in sandbox.containers.iter().filter(|c| c.kind == ContainerKind::Application) {
+                let settled = match container.alive {
+                    true => self.settle_living(sandbox, container, &said),
+                    false => self.settle_ended(sandbox, container, &last, &said),
+                };
+                outcome = settled.and(outcome);
             }
         }
         self.forget_gone(snapshot);
@@ -126,15 +119,57 @@ impl Ledger {
         outcome
     }
 
-    fn add(&mut self, sandbox: &Sandbox, container: &Container, facts: &Facts) -> anyhow::Result<()> {
-        let name =
-            Name { namespace: sandbox.namespace.clone(), pod: sandbox.name.clone(), container: container.name.clone() };
+    fn settle_ended(
+        &mut self,
+        sandbox: &Sandbox,
+        container: &Container,
+        last: impl Fn(&Container) -> Option<Facts>,
+        said: impl Fn(u64) -> Option<Facts>,
+    ) -> anyhow::Result<()> {
+        if container.cgroup_id == 0 {
+            // Nobody tells when it ends, and nothing was kept of it.
+            self.missed += u64::from(self.without_id.insert(container.cgroup.clone()));
+            return Ok(());
+        }
+        if !self.settled.insert(container.cgroup_id) {
+            return Ok(());
+        }
+        let facts = last(container).or_else(|| {
+            self.missed += 1;
+            said(container.cgroup_id)
+        });
+        let Some(facts) = facts else { return Ok(()) };
+        let name = name(sandbox, container);
         let entry = self.entries.entry(name.clone()).or_default();
-        entry.sums.add_ended(facts);
+        entry.sums.add_ended(&facts);
         entry.cgroups.push_back(container.cgroup_id);
         if entry.cgroups.len() > REMEMBERED {
             entry.cgroups.pop_front();
         }
+        self.added.insert(container.cgroup_id, facts);
+        self.store.as_mut().map_or(Ok(()), |store| store.save(&name, entry))
+    }
+
+    /// Takes back what was added of a cgroup that has a process again (a runtime may start one in the cgroup that it made
+    /// before): once it says anything, it says all of that. Where what was added is not known it is taken for what is said
+    /// now: it was no more.
+    fn settle_living(
+        &mut self,
+        sandbox: &Sandbox,
+        container: &Container,
+        said: impl Fn(u64) -> Option<Facts>,
+    ) -> anyhow::Result<()> {
+        if !self.settled.contains(&container.cgroup_id) {
+            return Ok(());
+        }
+        let Some(now) = said(container.cgroup_id) else { return Ok(()) };
+        self.settled.remove(&container.cgroup_id);
+        let added = self.added.remove(&container.cgroup_id).unwrap_or(now);
+        let name = name(sandbox, container);
+        let Some(entry) = self.entries.get_mut(&name) else { return Ok(()) };
+        let Some(at) = entry.cgroups.iter().position(|cgroup| *cgroup == container.cgroup_id) else { return Ok(()) };
+        entry.cgroups.remove(at);
+        entry.sums.take_back(&added);
         self.store.as_mut().map_or(Ok(()), |store| store.save(&name, entry))
     }
 
@@ -145,7 +180,7 @@ impl Ledger {
             return;
         }
         let here: HashSet<(&str, &str)> = all(snapshot).map(|sandbox| pod(sandbox)).collect();
-        let Self { store, entries, settled, without_id, .. } = self;
+        let Self { store, entries, settled, added, without_id, .. } = self;
         entries.retain(|name, _| {
             let stays = here.contains(&(name.namespace.as_str(), name.pod.as_str()));
             if !stays && let Some(store) = store.as_mut() {
@@ -153,13 +188,12 @@ impl Ledger {
             }
             stays
         });
-        let known: HashSet<u64> = all(snapshot)
-            .flat_map(|sandbox| sandbox.containers.iter().map(|container| container.cgroup_id))
-            .chain(entries.values().flat_map(|entry| entry.cgroups.iter().copied()))
-            .collect();
+        let containers = || all(snapshot).flat_map(|sandbox| &sandbox.containers);
+        let mut known: HashSet<u64> = containers().map(|container| container.cgroup_id).collect();
+        added.retain(|cgroup, _| known.contains(cgroup));
+        known.extend(entries.values().flat_map(|entry| entry.cgroups.iter().copied()));
         settled.retain(|cgroup| known.contains(cgroup));
-        let paths: HashSet<&str> =
-            all(snapshot).flat_map(|sandbox| &sandbox.containers).map(|c| c.cgroup.as_str()).collect();
+        let paths: HashSet<&str> = containers().map(|container| container.cgroup.as_str()).collect();
         without_id.retain(|path| paths.contains(path.as_str()));
     }
 
@@ -209,6 +243,10 @@ fn pod(sandbox: &Sandbox) -> (&str, &str) {
     (&sandbox.namespace, &sandbox.name)
 }
 
+fn name(sandbox: &Sandbox, container: &Container) -> Name {
+    Name { namespace: sandbox.namespace.clone(), pod: sandbox.name.clone(), container: container.name.clone() }
+}
+
 fn labels(name: &Name) -> (&str, &str, &str) {
     (&name.namespace, &name.pod, &name.container)
 }
@@ -223,10 +261,6 @@ fn alone<'a>(name: &'a Name, entry: &Entry) -> ContainerUsage<'a> {
         cgroup_id: 0,
         usage: Usage::default().with_ended(&entry.sums),
     }
-}
-
-fn has_ended(container: &Container) -> bool {
-    !container.alive && container.kind == ContainerKind::Application
 }
 
 #[cfg(test)]

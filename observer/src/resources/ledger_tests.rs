@@ -76,7 +76,7 @@ fn a_container_that_crashes_all_day_is_summed_without_end_in_bounded_room() {
     }
     assert_eq!(sum(&ledger, "p", "a"), Some(1000));
     assert_eq!(ledger.entries.values().next().unwrap().cgroups.len(), REMEMBERED);
-    assert!(ledger.settled.len() <= REMEMBERED + 2);
+    assert!(ledger.settled.len() <= REMEMBERED + 2 && ledger.added.len() <= 2);
 }
 
 #[test]
@@ -125,6 +125,63 @@ fn what_runs_is_completed_and_what_does_not_stands_alone() {
     let all = ledger.complete(running);
     let found: Vec<_> = all.iter().map(|u| (u.container, (u.usage.cpu_user.unwrap() * 1e6).round() as u64)).collect();
     assert_eq!(found, [("a", 1), ("b", 10), ("c", 12), ("d", 10), ("e", 3)]);
+}
+
+/// What is shown of `a` of pod `p`, µs, when its cgroups 1 and 2 have used so much and live or not.
+fn total(ledger: &mut Ledger, containers: [(u64, bool); 2]) -> u64 {
+    let pod = containers.iter().zip(1..).map(|((_, alive), id)| one("a", id, *alive)).collect();
+    let said = |cgroup: u64| containers.get(cgroup as usize - 1).map(|(micros, _)| used(*micros));
+    ledger.settle(&snapshot(vec![("p", pod)]), |ended| said(ended.cgroup_id), said).unwrap();
+    let running = containers.iter().filter(|(_, alive)| *alive).map(|(micros, _)| ContainerUsage {
+        namespace: "n",
+        pod: "p",
+        container: "a",
+        started: None,
+        cgroup_id: 0,
+        usage: Usage::from(&used(*micros)),
+    });
+    let all = ledger.complete(running.collect());
+    (all[0].usage.cpu_user.unwrap() * 1e6).round() as u64
+}
+
+#[test]
+fn a_cgroup_that_gets_a_process_again_counts_once() {
+    let kept = Kept::default();
+    let mut ledger = Ledger::new(Some(Box::new(kept.clone())));
+    for (containers, expected) in [
+        ([(5, false), (1, true)], 6),
+        ([(5, false), (20, false)], 25),
+        ([(5, false), (20, true)], 25),
+        ([(5, false), (23, true)], 28),
+        ([(5, false), (24, false)], 29),
+        ([(7, true), (24, false)], 31),
+        ([(8, false), (24, false)], 32),
+    ] {
+        assert_eq!(total(&mut ledger, containers), expected, "{containers:?}");
+        assert_eq!(sum(&Ledger::new(Some(Box::new(kept.clone()))), "p", "a"), sum(&ledger, "p", "a"));
+    }
+
+    // Another agent does not know what each was when it ended, and still takes nothing twice nor back.
+    let mut next = Ledger::new(Some(Box::new(kept)));
+    for (containers, expected) in [
+        ([(8, false), (26, true)], 32),
+        ([(8, false), (27, true)], 33),
+        ([(8, false), (27, false)], 33),
+        ([(8, false), (28, true)], 34),
+    ] {
+        assert_eq!(total(&mut next, containers), expected, "{containers:?}");
+    }
+}
+
+#[test]
+fn one_that_gets_a_process_again_and_says_nothing_yet_stays_in_the_sum() {
+    let mut ledger = Ledger::new(None);
+    ledger.settle(&snapshot(vec![("p", vec![one("a", 1, false)])]), |_| Some(used(5)), |_| None).unwrap();
+    let again = snapshot(vec![("p", vec![one("a", 1, true)])]);
+    ledger.settle(&again, |_| None, |_| None).unwrap();
+    assert_eq!(sum(&ledger, "p", "a"), Some(5));
+    ledger.settle(&again, |_| None, |_| Some(used(6))).unwrap();
+    assert_eq!(sum(&ledger, "p", "a"), Some(0));
 }
 
 /// A store with what an earlier agent left: 5 µs of container `a` of pod `p`, whose cgroup 1 is in it.

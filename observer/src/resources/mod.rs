@@ -58,5 +58,6 @@ pub use pods::{PodReader, PodUsage};
 pub use reader::{ContainerUsage, Reader, Reading, SharedReader, TreeReading};
 pub use roots::CgroupRoots;
 pub use runqueue::RunQueue;
+pub use sums::COUNTERS;
 pub use targets::{Target, targets};
 pub use usage::{Pressure, Quota, Usage, Waited};

@@ -67,7 +67,8 @@ impl Collect for ResourceCollector {
             let still = || self.reader.lock().read_ended(container.cgroup_id, &container.cgroup);
             last(container.cgroup_id).or_else(still)
         };
-        let kept = self.ledger.settle(snapshot, at_the_end, before);
+        let said = |cgroup| reading.facts.get(&cgroup).cloned().or_else(|| before(cgroup));
+        let kept = self.ledger.settle(snapshot, at_the_end, said);
         self.shown = std::mem::take(&mut reading.facts);
         merge(&mut reading.usages, &self.shown);
         out.family(&c::AGENT_ENDINGS_MISSED).sample([], self.ledger.missed());
@@ -252,6 +253,20 @@ mod tests {
         assert_eq!(shown(&mut collector, &pods(&old, &new)), [Some(11), Some(8192)]);
         assert_eq!(shown(&mut collector, &pods(&ended(&old), &new)), [Some(11), Some(8192)]);
         assert_eq!(shown(&mut collector, &snapshot(vec![("p", vec![new])])), [Some(11), Some(8192)]);
+    }
+
+    #[test]
+    fn a_container_that_gets_a_process_again_is_not_counted_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let one = used(root, "one", (5, 4096));
+        let mut collector = collector(root);
+        let alone = |container: Container| snapshot(vec![("p", vec![container])]);
+        assert_eq!(shown(&mut collector, &alone(one.clone())), [Some(5), Some(4096)]);
+        assert_eq!(shown(&mut collector, &alone(ended(&one))), [Some(5), None]);
+        used(root, "one", (6, 4096));
+        assert_eq!(shown(&mut collector, &alone(one.clone())), [Some(6), Some(4096)]);
+        assert_eq!(shown(&mut collector, &alone(ended(&one))), [Some(6), None]);
     }
 
     #[test]
