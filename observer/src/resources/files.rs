@@ -164,7 +164,8 @@ impl Buffer {
 
     /// The same as text; what is not UTF-8 is replaced.
     pub(super) fn text(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(self.bytes())
+        // What is ASCII, as all of these files are, is checked in words by the one and byte for byte by the other.
+        str::from_utf8(self.bytes()).map_or_else(|_| String::from_utf8_lossy(self.bytes()), Cow::Borrowed)
     }
 
     /// As if this had been read.

@@ -98,11 +98,19 @@ pub(super) fn limit(text: &str) -> Option<Limit> {
 /// A pressure file (Documentation/accounting/psi.rst): microseconds since boot in which some, and in which all tasks
 /// waited, from the fields `total`. `full` is `None` where the kernel does not tell it (cpu before 5.13).
 pub(super) fn pressure(text: &str) -> (Option<u64>, Option<u64>) {
-    let total = |kind: &str| {
-        let line = whole(text).lines().find(|line| line.split(' ').next() == Some(kind))?;
-        line.split(' ').find_map(|field| field.strip_prefix("total="))?.parse().ok()
-    };
-    (total("some"), total("full"))
+    let (mut some, mut full) = (None, None);
+    for line in whole(text).lines() {
+        let Some((kind, averages)) = line.split_once(' ') else { continue };
+        let total = match kind {
+            "some" => &mut some,
+            "full" => &mut full,
+            _ => continue,
+        };
+        // It is the last field.
+        let field = averages.rsplit(' ').find_map(|field| field.strip_prefix("total="));
+        *total = total.or_else(|| field?.parse().ok());
+    }
+    (some, full)
 }
 
 /// The line `sockets: used N` of a `sockstat` file.

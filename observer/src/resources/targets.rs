@@ -1,8 +1,9 @@
 //! Which cgroups of a snapshot are read: not only containers, but everything above them. Pure.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use crate::{
+    hash::FastSet,
     identity::Snapshot,
     sandbox::{Container, ContainerKind, Sandbox},
 };
@@ -73,7 +74,7 @@ pub fn targets(snapshot: &Snapshot) -> Vec<Target<'_>> {
     let living = || snapshot.sandboxes().iter().filter(|sandbox| sandbox.alive).map(AsRef::as_ref);
     let pods = || living().filter_map(|sandbox: &Sandbox| Some((sandbox, sandbox.cgroup.as_deref()?)));
     let above: BTreeSet<&str> = pods().flat_map(|(_, path)| ancestors(path)).collect();
-    let mut seen = HashSet::from(["/"]);
+    let mut seen: FastSet<&str> = std::iter::once("/").collect();
     let all = above.into_iter().take(MAX_ANCESTORS).map(Target::Ancestor);
     let all = all.chain(pods().map(|(sandbox, path)| Target::Pod(sandbox, path)));
     let containers = living().flat_map(|sandbox| {

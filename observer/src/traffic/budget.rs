@@ -100,18 +100,24 @@ impl Budget {
     /// scrape any more (its pod has gone) makes room for others.
     pub fn apply(&mut self, series: &mut Series<'_>) -> BudgetUse {
         let before = std::mem::take(&mut self.places);
-        let (known, new): (Vec<_>, Vec<_>) =
-            series.order.iter().map(|key| (key, self.print(*key))).partition(|(_, print)| before.contains_key(print));
+        self.places.reserve(series.totals.len());
+        // Not through `order`: to look each up again by its labels would cost as much as all the rest.
+        let all = series.totals.iter().map(|(key, totals)| (key, totals, self.print(key)));
+        let (known, new): (Vec<_>, Vec<_>) = all.partition(|(.., print)| before.contains_key(print));
         let mut taken = Taken { chooses: !new.is_empty(), ..Taken::default() };
-        let samples =
-            |key: &SeriesKey<'_>| series.totals.get(key).map(|totals| key.samples(totals)).unwrap_or_default();
-        for (key, print) in known {
+        for (key, totals, print) in known {
             let place = before[&print];
-            self.take(&mut taken, (key, print), samples(key), place);
+            self.take(&mut taken, (key, print), key.samples(totals), place);
             self.places.insert(print, place);
         }
-        for (key, print) in new {
-            let samples = samples(key);
+        // Those that are new in the order in which they came.
+        let order: &[SeriesKey<'_>] = if new.is_empty() { &[] } else { &series.order };
+        for key in order {
+            let print = self.print(key);
+            if before.contains_key(&print) {
+                continue;
+            }
+            let samples = series.totals.get(key).map(|totals| key.samples(totals)).unwrap_or_default();
             let place = self.choose(&taken, key, samples);
             self.take(&mut taken, (key, print), samples, place);
             self.places.insert(print, place);
