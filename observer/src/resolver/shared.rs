@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::core::{AgentId, Core, Sizes, TooMany};
-use crate::identity::cluster::{Changes, ClusterFeed, PodRanges, Reply};
+use crate::identity::cluster::{Changes, ClusterFeed, Coverage, PodRanges, Reply};
 
 /// Agents at one time: twice as many as there are nodes in the largest clusters that Kubernetes is made for
 /// (kubernetes.io/docs/setup/best-practices/cluster-large).
@@ -145,8 +145,13 @@ impl ClusterFeed for Shared {
         self.core().pod_ranges(ranges);
     }
 
-    fn complete(&self, whole: bool) {
-        self.core().complete(whole);
+    fn covers(&self, coverage: Coverage) {
+        match coverage {
+            Coverage::Whole => self.core().complete(true),
+            Coverage::Part => self.core().complete(false),
+            // Agents wait for their answers.
+            Coverage::Away => {}
+        }
     }
 
     /// The table remembers for as long as it needs to.

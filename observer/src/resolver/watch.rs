@@ -9,7 +9,7 @@ use crate::{
     http::{Latch, Readiness},
     identity::{
         KubeOptions, Source,
-        cluster::{self, Changes, ClusterFeed, PEERS, PodRanges},
+        cluster::{self, Changes, ClusterFeed, Coverage, PEERS, PodRanges},
     },
     metrics::AgentMetrics,
 };
@@ -47,15 +47,17 @@ impl ClusterFeed for Announced {
         self.shared.pod_ranges(ranges);
     }
 
-    fn complete(&self, whole: bool) {
-        if !whole {
+    fn covers(&self, coverage: Coverage) {
+        if coverage == Coverage::Part {
             warn!(
                 "not all of the cluster can be read (the probe {PEERS} says what is missing): agents are told who has an \
                  address, but not that nobody has it, and such peers are peer_kind=\"other\""
             );
         }
-        self.shared.complete(whole);
-        self.readiness.set(Latch::Cluster);
+        self.shared.covers(coverage);
+        if coverage != Coverage::Away {
+            self.readiness.set(Latch::Cluster);
+        }
     }
 
     fn forget(&self, address: IpAddr, since: u64) {

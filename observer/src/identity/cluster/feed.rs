@@ -7,6 +7,18 @@ use super::{PeerBook, PeerRecord, PodRanges};
 /// Addresses, and who has each now; `None` for nobody.
 pub type Changes = Vec<(IpAddr, Option<Arc<PeerRecord>>)>;
 
+/// How much of the cluster is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coverage {
+    /// All of it: an address that was not told is nobody's from now on.
+    Whole,
+    /// All that can be read, and that is not all, or not now: an address that was not told may be somebody's.
+    Part,
+    /// Not all that can be read: the cluster cannot be watched before the first lists are complete, and it is not known
+    /// when it can be.
+    Away,
+}
+
 /// Takes what somebody who watches the cluster finds out: an agent's own book, or a resolver's table. The one who watches
 /// calls it in the order of events.
 pub trait ClusterFeed: Send + Sync {
@@ -17,13 +29,9 @@ pub trait ClusterFeed: Send + Sync {
     /// that was not told is not known to be nobody's.
     fn pod_ranges(&self, ranges: PodRanges);
 
-    /// Everything that can be read has been told: the first lists of all kinds are complete but of those that may not be
-    /// read. When that is the `whole` cluster, an address that was not told is nobody's from now on. Called anew when what
-    /// could not be read before can be.
-    fn complete(&self, whole: bool);
-
-    /// The cluster cannot be watched now, and it is not known when it can be.
-    fn away(&self) {}
+    /// So much is told from now on. Nothing is said before the first lists of all kinds are complete, but of those that may
+    /// not be read, or the cluster is away.
+    fn covers(&self, coverage: Coverage);
 
     /// Nobody has had this address since then, and those who remember who had it before may forget that now.
     fn forget(&self, address: IpAddr, since: u64);
@@ -41,12 +49,8 @@ impl ClusterFeed for PeerBook {
         Self::pod_ranges(self, ranges);
     }
 
-    fn complete(&self, whole: bool) {
-        Self::complete(self, whole);
-    }
-
-    fn away(&self) {
-        Self::complete(self, false);
+    fn covers(&self, coverage: Coverage) {
+        self.complete(coverage == Coverage::Whole);
     }
 
     fn forget(&self, address: IpAddr, since: u64) {

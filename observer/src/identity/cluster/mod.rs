@@ -15,7 +15,7 @@ mod watch;
 mod wire;
 
 pub use book::{BookUse, Known, OpenBook, PeerBook, Told};
-pub use feed::{Changes, ClusterFeed};
+pub use feed::{Changes, ClusterFeed, Coverage};
 pub use options::{PeerOptions, PeerSource};
 pub use ranges::PodRanges;
 pub use record::PeerRecord;

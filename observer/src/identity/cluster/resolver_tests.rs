@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    identity::cluster::{ClusterFeed, PeerRecord, PodRanges},
+    identity::cluster::{ClusterFeed, Coverage, PeerRecord, PodRanges},
     metrics::BuildInfo,
     resolver::{CertificateFiles, Listener, Listening, Shared as Table},
 };
@@ -125,7 +125,7 @@ fn an_agent_is_told_who_has_what_it_sees_and_when_that_changes() {
     running.tell(ip("10.0.0.2"), Some(node("b")));
     agent.resolver.see(["10.0.0.1", "10.0.0.3"].map(ip).into_iter(), Instant::now());
     assert_eq!(agent.now("10.0.0.1"), Known::Unknown, "its lists are not complete");
-    running.table.complete(true);
+    running.table.covers(Coverage::Whole);
     agent.until(|agent| agent.now("10.0.0.3") == Known::Nobody);
     assert_eq!([agent.now("10.0.0.1"), agent.now("10.0.0.2")], [by("a"), Known::Unknown]);
     agent.see(&["10.0.0.2", "fd00::1"]);
@@ -154,7 +154,7 @@ fn what_is_known_stays_while_the_resolver_is_away_and_is_put_right_when_it_is_ba
     let address = running.address;
     running.tell(ip("10.0.0.1"), Some(node("a")));
     running.tell(ip("10.0.0.2"), Some(node("b")));
-    running.table.complete(true);
+    running.table.covers(Coverage::Whole);
     let agent = Agent::at(address);
     agent.until(|agent| agent.is(ProbeState::Ok));
     agent.see(&["10.0.0.1", "10.0.0.2"]);
@@ -172,7 +172,7 @@ fn what_is_known_stays_while_the_resolver_is_away_and_is_put_right_when_it_is_ba
     running.tell(ip("10.0.0.3"), Some(node("d")));
     agent.until(|_| running.table.sizes().subscriptions == 3);
     assert_eq!([agent.now("10.0.0.1"), agent.now("10.0.0.2")], [by("a"), by("b")], "it does not know enough yet");
-    running.table.complete(true);
+    running.table.covers(Coverage::Whole);
     agent.until(|agent| agent.now("10.0.0.1") == by("c") && agent.now("10.0.0.3") == by("d"));
     agent.until(|agent| agent.now("10.0.0.2") == Known::Vacant);
     assert_eq!(agent.book.who(ip("10.0.0.1"), away), by("a"), "it had it when it was heard of last");
@@ -186,7 +186,7 @@ fn addresses_that_leave_for_others_are_forgotten_on_both_sides() {
     for number in 1..=4 {
         running.tell(IpAddr::from([10, 0, 0, number]), Some(node("n")));
     }
-    running.table.complete(true);
+    running.table.covers(Coverage::Whole);
     let agent = Agent::of(options(&format!("http://{}", running.address)), 2);
     agent.until(|agent| agent.is(ProbeState::Ok));
     agent.see(&["10.0.0.1", "10.0.0.2"]);
@@ -203,7 +203,7 @@ fn addresses_that_nobody_talks_to_any_more_are_forgotten_on_both_sides() {
     let running = Running::start(plain("127.0.0.1:0"));
     running.tell(ip("10.0.0.1"), Some(node("a")));
     running.tell(ip("10.0.0.2"), Some(node("b")));
-    running.table.complete(true);
+    running.table.covers(Coverage::Whole);
     let agent = Agent::at(running.address);
     agent.until(|agent| agent.is(ProbeState::Ok));
     agent.see(&["10.0.0.1", "10.0.0.2", "192.0.2.1"]);
@@ -232,7 +232,7 @@ fn only_those_with_the_token_are_let_in_over_tls() {
     let token = Some(Token::new(path("token")));
     let running = Running::start(Listening { tls, token, ..plain("127.0.0.1:0") });
     running.tell(ip("10.0.0.1"), Some(node("a")));
-    running.table.complete(true);
+    running.table.covers(Coverage::Whole);
     let with = |ca: &str, token: &str| {
         let options = ResolverOptions {
             ca_file: path(ca),
@@ -268,7 +268,7 @@ fn a_certificate_that_is_replaced_is_shown_to_the_next_agent() {
     put("key", first.signing_key.serialize_pem());
     let tls = Some(CertificateFiles { certificate: path("certificate"), key: path("key") });
     let running = Running::start(Listening { tls, ..plain("127.0.0.1:0") });
-    running.table.complete(true);
+    running.table.covers(Coverage::Whole);
     let agent = |believes: &str| {
         let url = format!("https://{}", running.address);
         let agent = Agent::of(ResolverOptions { ca_file: path(believes), ..options(&url) }, 10);
@@ -355,7 +355,7 @@ fn what_may_be_a_pods_is_not_called_nobodys() {
     let running = Running::start(plain("127.0.0.1:0"));
     running.tell(ip("10.244.1.7"), Some(node("a")));
     running.table.pod_ranges(PodRanges::of(["10.244.1.0/24".parse().unwrap()]));
-    running.table.complete(true);
+    running.table.covers(Coverage::Whole);
     let agent = Agent::at(running.address);
     agent.until(|agent| agent.is(ProbeState::Ok));
     agent.see(&["10.244.1.7", "10.244.1.8", "192.0.2.1"]);

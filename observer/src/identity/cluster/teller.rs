@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, net::IpAddr, sync::Arc};
 
 use super::{
-    ClusterFeed,
+    ClusterFeed, Coverage,
     claims::{Cluster, Kind},
 };
 
@@ -22,8 +22,8 @@ pub struct Teller {
     lists: [List; 4],
     /// Kinds that cannot be watched now: what is new of them is not heard of.
     away: [bool; 4],
-    /// Whether the feed knows that it was told everything, and that this is the whole cluster.
-    completed: Option<bool>,
+    /// What the feed knows of how much it is told.
+    coverage: Option<Coverage>,
 }
 
 /// What came of a list.
@@ -41,14 +41,7 @@ enum List {
 impl Teller {
     /// Nothing is known yet.
     pub fn new(cluster: Cluster, feed: Arc<dyn ClusterFeed>) -> Self {
-        Self {
-            cluster,
-            feed,
-            given_back: VecDeque::new(),
-            lists: Default::default(),
-            away: [false; 4],
-            completed: None,
-        }
+        Self { cluster, feed, given_back: VecDeque::new(), lists: Default::default(), away: [false; 4], coverage: None }
     }
 
     /// Tells what has changed with the objects of a kind, at this moment in nanoseconds of `CLOCK_MONOTONIC`. What the
@@ -67,7 +60,7 @@ impl Teller {
         }
         self.feed.folded(self.cluster.take_folded());
         if first {
-            self.complete();
+            self.say_coverage();
         }
         while let Some((since, address)) = self.given_back.pop_front_if(|(since, _)| *since + KEEP < now) {
             self.feed.forget(address, since);
@@ -79,7 +72,7 @@ impl Teller {
         let list = &mut self.lists[kind as usize];
         if *list == List::Awaited {
             *list = List::Unreadable;
-            self.complete();
+            self.say_coverage();
         }
     }
 
@@ -87,22 +80,21 @@ impl Teller {
     pub fn watched(&mut self, kind: Kind, is_watched: bool) {
         let away = &mut self.away[kind as usize];
         if std::mem::replace(away, !is_watched) == is_watched {
-            if !is_watched && self.completed.is_none() {
-                self.feed.away();
-            }
-            self.complete();
+            self.say_coverage();
         }
     }
 
-    fn complete(&mut self) {
-        if self.lists.contains(&List::Awaited) {
-            return;
-        }
+    fn say_coverage(&mut self) {
         // Slices alone tell only of endpoints that are no pods, which are seldom the cluster's own.
         let is_told = |kind: Kind| self.lists[kind as usize] == List::Told && !self.away[kind as usize];
-        let whole = [Kind::Service, Kind::Node, Kind::Pod].into_iter().all(is_told);
-        if self.completed.replace(whole) != Some(whole) {
-            self.feed.complete(whole);
+        let coverage = match self.lists.contains(&List::Awaited) {
+            true if self.away.contains(&true) => Coverage::Away,
+            true => return,
+            false if [Kind::Service, Kind::Node, Kind::Pod].into_iter().all(is_told) => Coverage::Whole,
+            false => Coverage::Part,
+        };
+        if self.coverage.replace(coverage) != Some(coverage) {
+            self.feed.covers(coverage);
         }
     }
 }
@@ -111,7 +103,7 @@ impl Teller {
 mod tests {
     use std::sync::Mutex;
 
-    use super::*;
+    use super::{Coverage::*, *};
     use crate::identity::cluster::{
         BookUse, Changes, Known, PeerBook, PeerRecord, PodRanges,
         claims::{Claims, Rank},
@@ -154,17 +146,23 @@ mod tests {
         assert_eq!(book.usage(), BookUse { addresses: 2, folded: 1 });
     }
 
-    /// What was said of being complete.
+    /// What was said of how much is told.
     #[derive(Default)]
-    struct Said(Mutex<Vec<bool>>);
+    struct Said(Mutex<Vec<Coverage>>);
+
+    impl Said {
+        fn is(&self, expected: &[Coverage]) -> bool {
+            *self.0.lock().unwrap() == expected
+        }
+    }
 
     impl ClusterFeed for Said {
         fn tell(&self, _: Changes, _: u64) {}
 
         fn pod_ranges(&self, _: PodRanges) {}
 
-        fn complete(&self, whole: bool) {
-            self.0.lock().unwrap().push(whole);
+        fn covers(&self, coverage: Coverage) {
+            self.0.lock().unwrap().push(coverage);
         }
 
         fn forget(&self, _: IpAddr, _: u64) {}
@@ -182,21 +180,21 @@ mod tests {
         let (mut teller, said) = made();
         all.iter().for_each(|kind| teller.tell(*kind, 1));
         all.iter().for_each(|kind| teller.unreadable(*kind));
-        assert_eq!(*said.0.lock().unwrap(), [true], "what was read once is known");
+        assert!(said.is(&[Whole]), "what was read once is known");
         let (mut teller, said) = made();
         teller.unreadable(Kind::EndpointSlice);
         [Kind::Service, Kind::Node].iter().for_each(|kind| teller.tell(*kind, 1));
-        assert!(said.0.lock().unwrap().is_empty(), "pods may come");
+        assert!(said.is(&[]), "pods may come");
         teller.tell(Kind::Pod, 2);
         teller.tell(Kind::EndpointSlice, 3);
-        assert_eq!(*said.0.lock().unwrap(), [true]);
+        assert!(said.is(&[Whole]));
         let (mut teller, said) = made();
         all[..3].iter().for_each(|kind| teller.tell(*kind, 1));
         teller.unreadable(Kind::Pod);
         teller.unreadable(Kind::Pod);
-        assert_eq!(*said.0.lock().unwrap(), [false], "an address may be a pod's");
+        assert!(said.is(&[Part]), "an address may be a pod's");
         teller.tell(Kind::Pod, 2);
-        assert_eq!(*said.0.lock().unwrap(), [false, true], "it may be read now");
+        assert!(said.is(&[Part, Whole]), "it may be read now");
     }
 
     #[test]
@@ -204,15 +202,16 @@ mod tests {
         let said = Arc::<Said>::default();
         let mut teller = Teller::new(Cluster::with_room_for(2), Arc::<Said>::clone(&said));
         let all = [Kind::Service, Kind::Node, Kind::EndpointSlice, Kind::Pod];
-        teller.watched(Kind::Pod, false);
+        [Kind::Pod, Kind::Node].iter().for_each(|kind| teller.watched(*kind, false));
+        assert!(said.is(&[Away]), "the lists that come first are not waited for in vain");
         all.iter().for_each(|kind| teller.tell(*kind, 1));
         all.iter().for_each(|kind| teller.watched(*kind, true));
         teller.watched(Kind::EndpointSlice, false);
-        assert_eq!(*said.0.lock().unwrap(), [false, true], "slices tell of what is seldom the cluster's own");
+        assert!(said.is(&[Away, Part, Whole]), "slices tell of what is seldom the cluster's own");
         [Kind::Service, Kind::Pod].iter().for_each(|kind| teller.watched(*kind, false));
         teller.watched(Kind::Pod, true);
-        assert_eq!(*said.0.lock().unwrap(), [false, true, false]);
+        assert!(said.is(&[Away, Part, Whole, Part]));
         teller.watched(Kind::Service, true);
-        assert_eq!(*said.0.lock().unwrap(), [false, true, false, true]);
+        assert!(said.is(&[Away, Part, Whole, Part, Whole]));
     }
 }

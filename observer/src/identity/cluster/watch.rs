@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::{
-    ClusterFeed, PeerBook, PeerOptions, PeerSource,
+    ClusterFeed, Coverage, PeerBook, PeerOptions, PeerSource,
     claims::{Cluster, Kind},
     objects::{Claimant, EndpointSlice, Node, Service},
     pods::AllPods,
@@ -115,7 +115,7 @@ async fn wait_until_small(target: &Target, most: u64, listener: &dyn ClusterFeed
         match count(target, Node::PATH, &mut Counted).await {
             Ok(Some(nodes)) if nodes <= most => return,
             Ok(nodes) => {
-                listener.complete(false);
+                listener.covers(Coverage::Part);
                 let reason = too_many(nodes, most);
                 if feed.tell(ProbeState::Unsupported, &reason) {
                     warn!("Services, nodes and pods of other nodes are not named: {reason}");
@@ -124,7 +124,7 @@ async fn wait_until_small(target: &Target, most: u64, listener: &dyn ClusterFeed
                 sleep(RECOUNT.0 + spread(RECOUNT.1, dice())).await;
             }
             Err(error) => {
-                listener.away();
+                listener.covers(Coverage::Away);
                 feed.error();
                 let text = error.to_string();
                 if feed.tell(ProbeState::Failed, &text) {

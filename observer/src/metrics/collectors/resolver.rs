@@ -45,7 +45,7 @@ impl Collect for ResolverCollector {
 mod tests {
     use super::*;
     use crate::{
-        identity::cluster::{ClusterFeed, PeerRecord},
+        identity::cluster::{ClusterFeed, Coverage, PeerRecord},
         resolver::Refusal,
     };
 
@@ -58,7 +58,7 @@ mod tests {
         }
         shared.tell(vec![(addresses[0], None)], 0);
         shared.folded(4);
-        shared.complete(true);
+        shared.covers(Coverage::Whole);
         let agent = shared.join().unwrap();
         agent.change(&[], &addresses).unwrap();
         assert_eq!(agent.take(2).len(), 2);
