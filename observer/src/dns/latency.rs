@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{labels::Qtype, parse::Question};
+use super::{codes::Qtype, parse::Question};
 
 /// Questions of a container that wait for their answer at a time.
 pub(super) const MAX_OPEN: usize = 4096;

@@ -3,11 +3,11 @@
 //! The kernel programs hand over packets between containers and resolvers ([`crate::kernel::DnsRecords`]); here they are
 //! read. Everything but [`Feed`] is pure.
 
+mod codes;
 mod feed;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod keep;
-mod labels;
 mod latency;
 mod names;
 mod parse;
@@ -15,9 +15,9 @@ mod show;
 mod stream;
 mod table;
 
+pub use codes::{Qtype, Rcode};
 pub use feed::{Feed, Seen};
 pub use keep::Keep;
-pub use labels::{Qtype, Rcode};
 pub use latency::{BOUNDS, Durations};
 pub use names::{Budget, Changes, NameUse, Names};
 pub use show::{Container, Memory, Shown, show};

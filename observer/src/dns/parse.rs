@@ -12,7 +12,7 @@ use domain::{
 };
 use observer_common::dns::NAME_LEN;
 
-use super::labels::{Qtype, Rcode};
+use super::codes::{Qtype, Rcode};
 
 /// Addresses that are taken from one answer.
 const MAX_ADDRESSES: usize = 32;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    labels::{Qtype, Rcode},
+    codes::{Qtype, Rcode},
     latency::Durations,
     table::Table,
 };

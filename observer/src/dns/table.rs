@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use observer_common::dns::{Head, flags};
 
 use super::{
-    labels::{Qtype, Rcode},
+    codes::{Qtype, Rcode},
     latency::{Durations, Exchange, Questions},
     names::Names,
     parse::{Parsed, parse},

@@ -1,7 +1,7 @@
-//! The label values of DNS series: few, whatever a message says.
+//! Numbers of DNS messages that are label values of series: few, whatever a message says.
 
 /// Declares an enum of label values for known numbers, and `Other`.
-macro_rules! labels {
+macro_rules! codes {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $number:literal, $text:literal;)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,7 +36,7 @@ macro_rules! labels {
     };
 }
 
-labels! {
+codes! {
     /// The type of record that was asked for (IANA, "Resource Record (RR) TYPEs").
     Qtype {
         /// An IPv4 address.
@@ -66,7 +66,7 @@ labels! {
     }
 }
 
-labels! {
+codes! {
     /// How a question was answered (IANA, "DNS RCODEs").
     Rcode {
         /// All is well, though there may be no record.
