@@ -64,6 +64,7 @@ cases!(
     tcp_opened,
     tcp_active,
     tcp_older,
+    tcp_older_events,
     older_roles,
     tcp_times,
     tcp_known_times,

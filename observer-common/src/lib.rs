@@ -17,6 +17,7 @@ pub mod dns;
 pub mod drops;
 pub mod edge;
 pub mod interface;
+pub mod older;
 pub mod oom;
 pub mod packet;
 pub mod record;

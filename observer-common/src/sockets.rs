@@ -25,16 +25,12 @@ pub mod programs {
     pub const STATE: (&str, &str) = ("sockets_state", "inet_sock_set_state");
     /// Reads what live sockets have counted. Attached nowhere, run by the agent.
     pub const READ: &str = "sockets_read";
-    /// Begins to count for a socket that is older than the agent. Attached nowhere, run by the agent.
+    /// Begins to count for a socket that is older than the agent; in the place of [`crate::older::programs::ADOPT`].
     pub const ADOPT: &str = "sockets_adopt";
-    /// Tells of every TCP socket that a process has open. An iterator.
-    pub const OPEN: &str = "sockets_open";
 }
 
 /// Names of the constants that the loader sets beside those of the TCP probe: offsets of fields (`u32`).
 pub mod globals {
-    /// `struct sock_common`: the network namespace.
-    pub const NET: &str = "SKC_NET";
     /// `struct sock`: its flags.
     pub const FLAGS: &str = "SK_FLAGS";
     /// The spin lock.
@@ -49,14 +45,6 @@ pub mod globals {
     pub const BYTES_RECEIVED: &str = "TP_BYTES_RECEIVED";
     /// `struct inet_sock`: its own port, which stays when the socket gives it back.
     pub const SPORT: &str = "INET_SPORT";
-    /// `struct file`: the private data, of a socket its `struct socket`.
-    pub const FILE_PRIVATE: &str = "FILE_PRIVATE";
-    /// `struct file`: its inode.
-    pub const FILE_INODE: &str = "FILE_INODE";
-    /// `struct inode`: the mode.
-    pub const INODE_MODE: &str = "INODE_MODE";
-    /// `struct socket`: the `struct sock`.
-    pub const SOCKET_SK: &str = "SOCKET_SK";
 }
 
 /// Lines of [`maps::PAIRS`]: as many as there are ports, so that two clients of one namespace hardly ever share one.
@@ -93,44 +81,8 @@ pub struct Asked {
     pub rx: u64,
 }
 
-/// A TCP socket that a process has open.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Open {
-    /// Its address.
-    pub socket: u64,
-    /// The address of its network namespace.
-    pub net: u64,
-    /// Its own port, in host byte order.
-    pub port: u16,
-    /// The peer's, in host byte order.
-    pub peer_port: u16,
-    /// Its state, of `include/net/tcp_states.h`.
-    pub state: u32,
-}
-
-/// What came of the wish to count for a socket that is older than the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i32)]
-pub enum Adopted {
-    /// It is over, or not observed.
-    Gone = 0,
-    /// Something happened to it in this moment: what it had counted is not sure.
-    Busy = 1,
-    /// It is counted already.
-    Known = 2,
-    /// No room.
-    Full = 3,
-    /// It is counted from now on.
-    Now = 4,
-}
-
-/// States of a socket, of `include/net/tcp_states.h`: it waits for connections.
-pub const LISTEN: u32 = 10;
-
 const _: () = assert!(size_of::<Base>() == 16);
 const _: () = assert!(size_of::<Asked>() == 32);
-const _: () = assert!(size_of::<Open>() == 24);
 
 #[cfg(feature = "user")]
 mod user {

@@ -7,10 +7,10 @@ use crate::cache::SPREAD;
 pub mod maps {
     /// [`super::TcpCounters`] by slot, one row for all CPUs.
     pub const QUALITY: &str = "TCP_QUALITY";
-    /// [`super::LiveLine`] by [`super::live_index`]: established connections whose beginning was seen.
+    /// [`super::LiveLine`] by [`super::live_index`]: established connections, but for those that are older than the agent.
     pub const LINES: &str = "TCP_LINES";
-    /// Address of a kernel socket to [`super::Connection`]: those whose line was taken, and all of them on a kernel before
-    /// 5.12, whose programs cannot take a line.
+    /// Address of a kernel socket to [`super::Connection`]: those whose line was taken, those that are older than the agent,
+    /// and all of them on a kernel before 5.12, whose programs cannot take a line.
     pub const LIVE: &str = "TCP_LIVE";
     /// One `u64`: the generation of the programs that count; 0 while there are none, and the traffic's own count
     /// the connections that they see begin.
@@ -71,6 +71,8 @@ pub mod globals {
     pub const FAMILY: &str = "SKC_FAMILY";
     /// The state.
     pub const STATE: &str = "SKC_STATE";
+    /// The network namespace.
+    pub const NET: &str = "SKC_NET";
     /// The peer's IPv6 address.
     pub const V6_DADDR: &str = "SKC_V6_DADDR";
     /// The socket's own IPv6 address.

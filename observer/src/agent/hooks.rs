@@ -102,6 +102,8 @@ pub(super) struct KernelHooks {
     /// Cgroups that could not be attached to, with the reason.
     failed: HashMap<u64, String>,
     swept: bool,
+    /// Connections were looked for that are older than the agent.
+    adopted: bool,
     /// Not all names could be written down the last time.
     forgetful: bool,
 }
@@ -128,6 +130,7 @@ impl KernelHooks {
             readiness,
             failed,
             swept: false,
+            adopted: false,
             forgetful: false,
         }
     }
@@ -164,13 +167,21 @@ impl KernelHooks {
         self.forgetful = failed.is_some();
     }
 
-    /// Counts for sockets that are older than the agent.
-    fn adopt(&self) {
-        match self.table.adopt_older_sockets() {
-            Ok(adopted) if adopted.full == 0 => {
+    /// Follows connections that are older than the agent.
+    fn adopt(&mut self) {
+        // Counted by packets, a connection that an earlier agent did not follow loses nothing by being followed now. Counted by
+        // sockets, what it has carried so far counts when it ends, if nobody has adopted it.
+        let is_first = !std::mem::replace(&mut self.adopted, true);
+        let anew = is_first && self.pins.accounting() == Accounting::Packets;
+        if !self.attacher.has_met_processes() && !anew {
+            return;
+        }
+        match self.table.adopt_older_connections() {
+            Ok(None) => {}
+            Ok(Some(adopted)) if adopted.full == 0 => {
                 info!(sockets = adopted.counted, "connections that were there before are counted from now on");
             }
-            Ok(adopted) => {
+            Ok(Some(adopted)) => {
                 warn!("{} connections that were there before found no place: they are not counted", adopted.full);
             }
             Err(error) => warn!("connections that were there before are not counted: {error}"),
@@ -271,9 +282,7 @@ impl SandboxHooks for KernelHooks {
                 let _ = self.attach(point, Instant::now());
             }
         }
-        if self.attacher.has_met_processes() && self.pins.accounting() == Accounting::Sockets {
-            self.adopt();
-        }
+        self.adopt();
         self.remember(snapshot);
         self.tell_state();
         self.readiness.set(Latch::Hooks);

@@ -129,7 +129,7 @@ pub struct Losses {
     pub unparsed: u64,
     /// Established TCP connections that are in no gauge.
     pub connections_full: u64,
-    /// Where traffic is counted by sockets: connections that are older than this agent and found no place.
+    /// Connections that are older than this agent and found no place.
     pub older_full: u64,
 }
 
@@ -151,10 +151,11 @@ pub struct EdgeTable {
     pub(super) moving: Mutex<()>,
     /// Where traffic is counted by sockets: what connections have carried that live.
     pub(super) carried: OnceLock<Mutex<Carried>>,
-    /// There too: sockets that are older than the agent.
+    /// Connections that are older than the agent, where any are followed.
     pub(super) older: OnceLock<Mutex<Older>>,
-    /// How many of them found no place. Not [`Loss::ConnectionsFull`]: once that is not 0, the programs count a connection that
-    /// they do not know whole when it ends, and of these only a part is of the agent's time. Each agent tries and counts anew.
+    /// How many of them found no place. Not [`Loss::ConnectionsFull`]: once that is not 0, programs that count by sockets count a
+    /// connection that they do not know whole when it ends, and of these only a part is of the agent's time. Each agent tries
+    /// and counts anew.
     pub(super) older_full: AtomicU64,
 }
 
@@ -211,9 +212,14 @@ impl EdgeTable {
     }
 
     /// From now on readings have what connections have carried that live.
-    pub(in crate::kernel) fn carry(&self, carried: Carried, older: Older) {
+    pub(in crate::kernel) fn carry(&self, carried: Carried) {
         // Set once in the life of an agent.
         let _ = self.carried.set(Mutex::new(carried));
+    }
+
+    /// From now on connections can be followed that are older than the agent.
+    pub(in crate::kernel) fn meet(&self, older: Older) {
+        // As above.
         let _ = self.older.set(Mutex::new(older));
     }
 

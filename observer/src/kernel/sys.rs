@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CString,
+    fs::File,
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -15,7 +16,9 @@ const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_ITER_CREATE: libc::c_int = 33;
 
 /// `attr.pathname`, `attr.bpf_fd`, `attr.file_flags` of `union bpf_attr` (include/uapi/linux/bpf.h).
 #[repr(C)]
@@ -23,6 +26,22 @@ struct ObjGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// `attr.link_create` of `union bpf_attr`, up to the fields that an iterator over everything needs.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// `attr.iter_create` of `union bpf_attr`.
+#[repr(C)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
 }
 
 /// `attr.link_update` of `union bpf_attr`.
@@ -132,6 +151,24 @@ pub fn take_over(path: &Path, program: BorrowedFd<'_>) -> bool {
         let _ = std::fs::remove_file(path);
     }
     replaced.is_ok()
+}
+
+/// Runs an iterator: what is read from the file is what the program writes (`bpf_iter_link_attach` and `bpf_iter_new_fd` in
+/// kernel/bpf/bpf_iter.c). It ends when the file is closed.
+///
+/// # Errors
+///
+/// What bpf(2) says for `BPF_LINK_CREATE` and `BPF_ITER_CREATE` (kernel 5.8).
+pub fn iterate(program: BorrowedFd<'_>) -> io::Result<File> {
+    /// `BPF_TRACE_ITER` of `enum bpf_attach_type`.
+    const TRACE_ITER: u32 = 28;
+    let prog_fd = program.as_raw_fd().cast_unsigned();
+    let link = bpf(BPF_LINK_CREATE, &LinkCreate { prog_fd, target_fd: 0, attach_type: TRACE_ITER, flags: 0 })?;
+    // SAFETY: the kernel just gave this descriptor to us, and nobody else knows it.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let file = bpf(BPF_ITER_CREATE, &IterCreate { link_fd: link.as_raw_fd().cast_unsigned(), flags: 0 })?;
+    // SAFETY: as above.
+    Ok(unsafe { File::from_raw_fd(file) })
 }
 
 /// Runs a program of raw tracepoints with these arguments, on this CPU, and gives what it returned (`bpf_prog_test_run_raw_tp` in

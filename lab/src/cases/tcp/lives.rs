@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, anyhow, ensure};
 use observer::kernel::RTT_SAMPLE_EVERY;
 
+use super::retransmissions::AGAIN;
 use super::{CLIENT, HERE, SERVER, Scene, Seen, Way, quiet, state, until_all_seen, wait_for_count};
 use crate::actor::{Command, Drop, Fault, ServeMode};
 use crate::agent::Agent;
@@ -14,14 +15,13 @@ use crate::cases::ways::NAMESPACE;
 use crate::samples::Samples;
 use crate::truth::Truth;
 
-const ACTIVE: &str = "observer_tcp_connections_active";
+pub(super) const ACTIVE: &str = "observer_tcp_connections_active";
 pub(super) const RTT: &str = "observer_tcp_rtt_seconds";
-const AGAIN: &str = "observer_tcp_retransmitted_segments_total";
 pub(super) const CONNECT: &str = "observer_tcp_connect_duration_seconds";
 
 impl Scene {
     /// Live connections of both ends.
-    fn active(&self, way: &Way<'_>, port: u16, samples: &Samples) -> [f64; 2] {
+    pub(super) fn active(&self, way: &Way<'_>, port: u16, samples: &Samples) -> [f64; 2] {
         let port = port.to_string();
         [true, false].map(|client| samples.sum(ACTIVE, &self.labels(way, client, Some(&port))))
     }
@@ -70,34 +70,6 @@ pub fn tcp_active(_: Scale, edges: Option<u32>) -> Result<()> {
         scene.expect_active(&way, to, &agent, 0)?;
     }
     quiet(&scene, &agent).map(drop)
-}
-
-/// Connections that are older than the first agent are not in the gauge, and do not take anything away when they end.
-pub fn tcp_older(_: Scale, edges: Option<u32>) -> Result<()> {
-    let scene = Scene::new(edges)?;
-    let ways = scene.ways()?;
-    let mut old = Vec::new();
-    for way in &ways {
-        let to = way.server.serve_tcp(way.any_port(), ServeMode::Echo)?;
-        old.push((to, [way.client.open_tcp(to)?.0, way.client.open_tcp(to)?.0]));
-    }
-    let agent = scene.agent()?;
-    for (way, (to, old)) in ways.iter().zip(old) {
-        let connection = way.client.open_tcp(to)?.0;
-        // A word on the old ones, so that the agent knows their edges.
-        for connection in old {
-            way.client.traffic(&Command::TcpWrite { connection, bytes: 10, reply_bytes: 10 })?;
-        }
-        scene.expect_active(way, to, &agent, 1)?;
-        for connection in old {
-            way.client.traffic(&Command::TcpClose { connection })?;
-        }
-        quiet(&scene, &agent)?;
-        scene.expect_active(way, to, &agent, 1)?;
-        way.client.traffic(&Command::TcpClose { connection })?;
-        scene.expect_active(way, to, &agent, 0)?;
-    }
-    Ok(())
 }
 
 /// The sum of a histogram of a container, in microseconds, and its number of observations.
@@ -149,7 +121,7 @@ fn handshakes(scene: &Scene, agent: &Agent, way: &Way<'_>) -> Result<Seen> {
 }
 
 /// Whether a sum in microseconds and a number of observations are these: less where not all were seen.
-fn is_sum(found: (u64, u64), made: (u64, u64)) -> bool {
+pub(super) fn is_sum(found: (u64, u64), made: (u64, u64)) -> bool {
     if found.1 < made.1 { found.0 <= made.0 } else { found == made }
 }
 

@@ -4,6 +4,7 @@
 mod failures;
 mod known;
 mod lives;
+mod older;
 mod opened;
 mod retransmissions;
 mod roles;
@@ -23,7 +24,8 @@ use crate::truth::Truth;
 
 pub(super) use failures::tcp_failures;
 pub(super) use known::tcp_known_times;
-pub(super) use lives::{tcp_active, tcp_older, tcp_times};
+pub(super) use lives::{tcp_active, tcp_times};
+pub(super) use older::{tcp_older, tcp_older_events};
 pub(super) use opened::tcp_opened;
 pub(super) use retransmissions::{tcp_resets, tcp_retransmissions};
 pub(super) use roles::older_roles;

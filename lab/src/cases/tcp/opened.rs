@@ -10,7 +10,7 @@ use crate::agent::Agent;
 use crate::cases::kernel_older_than;
 use crate::cases::stage::Scale;
 
-const OPENED: &str = "observer_tcp_connections_opened_total";
+pub(super) const OPENED: &str = "observer_tcp_connections_opened_total";
 
 /// A queue that is full, and a server that waits for data: each segment that meets the listener could be taken for the
 /// end of a handshake. As many connections are opened as the kernel counts.

@@ -11,8 +11,8 @@ use crate::cases::stage::Scale;
 use crate::samples::Samples;
 use crate::truth::Truth;
 
-const AGAIN: &str = "observer_tcp_retransmitted_segments_total";
-const RESETS: &str = "observer_tcp_resets_total";
+pub(super) const AGAIN: &str = "observer_tcp_retransmitted_segments_total";
+pub(super) const RESETS: &str = "observer_tcp_resets_total";
 
 /// What is not heard is sent again: as many segments as the kernel counts in the namespace.
 pub fn tcp_retransmissions(_: Scale, edges: Option<u32>) -> Result<()> {
@@ -58,7 +58,7 @@ fn answer_again(scene: &Scene, agent: &Agent, way: &Way<'_>) -> Result<Seen> {
 }
 
 /// One end has sent again, the other has not.
-fn compare(
+pub(super) fn compare(
     scene: &Scene,
     agent: &Agent,
     way: &Way<'_>,

@@ -6,6 +6,7 @@ use observer_common::{counters::Loss, edge::Role, sockets::Base, tcp::Connection
 
 use crate::{
     add::add,
+    ends,
     full::{Address, Full, Measures},
     histogram,
     live::{self, Refused},
@@ -42,10 +43,10 @@ fn begins<S: Full>(sk: u64, dialed: bool) {
         let cgroup = sock::cgroup_id(sk);
         let peer = if client == 0 { 0 } else { sock::cgroup_id(client) };
         if client != 0 {
-            let us = pairs::port_and_flags(sock.num(), Role::Client, sock);
-            begin::<S>(client, pairs::slot(client, peer, cgroup, us), true);
+            let us = ends::port_and_flags(sock.num(), Role::Client, sock);
+            begin::<S>(client, ends::slot(client, peer, cgroup, us), true);
         }
-        begin::<S>(sk, pairs::slot(sk, cgroup, peer, pairs::port_and_flags(sock.num(), Role::Server, sock)), false);
+        begin::<S>(sk, ends::slot(sk, cgroup, peer, ends::port_and_flags(sock.num(), Role::Server, sock)), false);
     }
 }
 
@@ -134,13 +135,13 @@ fn take_base(sk: u64) -> Base {
 fn never_seen(sk: u64) {
     let mut sock = MaybeUninit::uninit();
     let sock = Sock::read(sk, &mut sock);
-    if !payload::is_tcp(sk) {
+    if !sock::is_tcp(sk) {
         return;
     }
     let full = LOSSES.get(Loss::ConnectionsFull as u32).is_some_and(|count| *count != 0);
     let slot = if sock.is_loopback() && pairs::take_back(sk, sock) {
         let port = u16::from_be(sock.dport());
-        pairs::slot(sk, sock::cgroup_id(sk), 0, pairs::port_and_flags(port, Role::Client, sock))
+        ends::slot(sk, sock::cgroup_id(sk), 0, ends::port_and_flags(port, Role::Client, sock))
     } else if full {
         slot::by_key(sk, sock, Caller::Unknown)
     } else {

@@ -11,11 +11,15 @@
 
 #[path = "../../add.rs"]
 mod add;
+#[path = "../tcp/adopt.rs"]
+mod adopt;
 #[allow(dead_code, reason = "shared with the TCP probe, which uses the rest")]
 #[path = "../tcp/connection.rs"]
 mod connection;
 #[path = "../../edges.rs"]
 mod edges;
+#[path = "../tcp/ends.rs"]
+mod ends;
 #[path = "../tcp/exchange.rs"]
 mod exchange;
 #[allow(dead_code, reason = "as above")]

@@ -1,28 +1,18 @@
-//! Both ends of a connection over loopback.
+//! The ends of a connection over loopback meet.
 //!
 //! No packet is seen in this mode, so nobody can be asked whose socket the other end is. But both ends become established
 //! on this machine, the client first: it leaves its address in a line, and the server finds it there. The line is chosen by
 //! the namespace and the client's port. It says nothing by itself: the socket that it leads to is the other end when its
 //! addresses and ports say so.
 
-use core::mem::MaybeUninit;
-
-use observer_common::{
-    cache::SPREAD,
-    edge::{EdgeKey, Role, flags},
-    sockets::PAIR_LINES,
-};
+use observer_common::{cache::SPREAD, sockets::PAIR_LINES};
 
 use crate::{
-    edges,
-    maps::{SKC_RCV_SADDR, SKC_V6_RCV_SADDR},
-    own::{INET_SPORT, SKC_NET, SOCKET_PAIRS},
-    slot::NONE,
+    ends,
+    maps::SKC_NET,
+    own::{INET_SPORT, SOCKET_PAIRS},
     sock::{self, Peer, Sock},
 };
-
-/// `IPPROTO_TCP`.
-const TCP: u8 = 6;
 
 #[inline(always)]
 fn line(sock: &Sock, client_port: u16) -> Option<*mut u64> {
@@ -66,62 +56,10 @@ pub fn meet(sock: &Sock) -> u64 {
     if client == 0 {
         return 0;
     }
-    if !are_ends(sock, client) {
+    if !ends::are_ends(sock, client) {
         return 0;
     }
     // SAFETY: as above.
     unsafe { line.write_volatile(0) };
     client
-}
-
-/// The socket at the address `other` is the other end.
-#[inline(never)]
-pub fn are_ends(sock: &Sock, other: u64) -> bool {
-    let mut common = MaybeUninit::uninit();
-    let other = Sock::read(other, &mut common);
-    other.num() == u16::from_be(sock.dport()) && u16::from_be(other.dport()) == sock.num() && are_mirrored(sock, other)
-}
-
-/// Each has the other's address, in one namespace.
-#[inline(always)]
-fn are_mirrored(one: &Sock, other: &Sock) -> bool {
-    if one.field::<u64>(&SKC_NET) != other.field::<u64>(&SKC_NET) || one.is_ipv6() != other.is_ipv6() {
-        return false;
-    }
-    if !one.is_ipv6() {
-        return one.daddr() == other.field(&SKC_RCV_SADDR) && other.daddr() == one.field(&SKC_RCV_SADDR);
-    }
-    let same = |one: [u32; 4], other: [u32; 4]| {
-        (one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]) | (one[3] ^ other[3]) == 0
-    };
-    same(one.v6_daddr(), other.field(&SKC_V6_RCV_SADDR)) && same(other.v6_daddr(), one.field(&SKC_V6_RCV_SADDR))
-}
-
-/// The slot of one end in `cgroup` whose other end is in the cgroup `peer` (0: nobody's). [`NONE`] when it is not observed.
-/// `sk` is this end.
-#[inline(never)]
-pub fn slot(sk: u64, cgroup: u64, peer: u64, port_and_flags: u32) -> u32 {
-    let key = EdgeKey {
-        cgroup,
-        peer: [peer as u32, (peer >> 32) as u32, 0, 0],
-        port: port_and_flags as u16,
-        protocol: TCP,
-        flags: (port_and_flags >> 16) as u8,
-        zero: 0,
-    };
-    let slot = edges::known(&key);
-    if slot != 0 {
-        slot
-    } else if sock::is_observed(sk) {
-        edges::slot(&key)
-    } else {
-        NONE
-    }
-}
-
-/// The last argument of [`slot`]: a function of the kernel's programs takes five at most.
-#[inline(always)]
-pub fn port_and_flags(port: u16, role: Role, sock: &Sock) -> u32 {
-    let family = if sock.is_ipv6() { flags::IPV6 } else { 0 };
-    u32::from(port) | u32::from(role as u8 | flags::LOOPBACK | family) << 16
 }

@@ -38,7 +38,7 @@ pub trait Carries: Full {
 impl Carries for Address {
     #[inline(always)]
     fn is_tcp(self) -> bool {
-        is_tcp(self.0)
+        sock::is_tcp(self.0)
     }
 
     #[inline(always)]
@@ -70,13 +70,7 @@ impl Carries for Pointer {
     }
 }
 
-/// The same of the full socket at an address.
-#[inline(always)]
-pub fn is_tcp(sk: u64) -> bool {
-    sock::read::<u16>(sk, &SK_PROTOCOL) == TCP
-}
-
-/// The same while the socket goes on on another CPU: never more than it is, and whether it is that exactly. It is while
+/// What the socket at an address has counted while the socket goes on on another CPU: never more than it is, and whether it is that exactly. It is while
 /// nothing happens to the socket.
 #[inline(always)]
 pub fn while_busy(sk: u64) -> (Base, bool) {

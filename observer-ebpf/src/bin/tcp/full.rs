@@ -53,7 +53,7 @@ impl Full for Address {
     #[inline(always)]
     fn slot(self, caller: Caller) -> u32 {
         let slot = slot::find(self.0, caller);
-        if slot != slot::NONE && sock::read::<u16>(self.0, &SK_PROTOCOL) != TCP { slot::NONE } else { slot }
+        if slot != slot::NONE && !sock::is_tcp(self.0) { slot::NONE } else { slot }
     }
 
     #[inline(always)]

@@ -13,15 +13,18 @@
 
 #[path = "../../add.rs"]
 mod add;
+mod adopt;
 mod connection;
 #[path = "../../edges.rs"]
 mod edges;
+mod ends;
 mod exchange;
 mod full;
 #[path = "../../histogram.rs"]
 mod histogram;
 mod live;
 mod maps;
+mod open;
 #[path = "../../program.rs"]
 mod program;
 mod slot;
@@ -117,6 +120,13 @@ pub fn tcp_reset_received(ctx: RawTracePointContext) -> i32 {
         unsafe { add(&raw mut (*counters).events.resets_received, 1) };
     }
     0
+}
+
+/// Run by the agent: follows a connection that is older than it. The arguments are those of [`adopt::adopt`]. What its packets
+/// carry is counted by themselves, so there is nothing to note.
+#[raw_tracepoint]
+pub fn tcp_adopt(ctx: RawTracePointContext) -> i32 {
+    adopt::adopt(ctx.arg(0), ctx.arg(1), ctx.arg::<u64>(2) != 0, || true, || ()) as i32
 }
 
 /// The row of the socket to which something happens. A listener has no peer: what it refuses is no connection.

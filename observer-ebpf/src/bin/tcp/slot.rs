@@ -16,7 +16,7 @@ use crate::{
 /// No slot: the socket is not observed. Beyond every map.
 pub const NONE: u32 = u32::MAX;
 /// `IPPROTO_TCP`.
-const TCP: u8 = 6;
+pub const TCP: u8 = 6;
 
 /// Who began the connection.
 #[derive(Clone, Copy, PartialEq, Eq)]

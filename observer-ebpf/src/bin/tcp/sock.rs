@@ -6,8 +6,8 @@ use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
 use observer_common::tcp::COMMON_LEN;
 
 use crate::maps::{
-    CGROUP_KN, KN_ID, KN_PARENT, OBSERVED, SK_CGROUP, SKC_COOKIE, SKC_DADDR, SKC_DPORT, SKC_FAMILY, SKC_NUM,
-    SKC_RCV_SADDR, SKC_STATE, SKC_V6_DADDR, SKC_V6_RCV_SADDR,
+    CGROUP_KN, KN_ID, KN_PARENT, OBSERVED, SK_CGROUP, SK_PROTOCOL, SKC_COOKIE, SKC_DADDR, SKC_DPORT, SKC_FAMILY,
+    SKC_NUM, SKC_RCV_SADDR, SKC_STATE, SKC_V6_DADDR, SKC_V6_RCV_SADDR,
 };
 
 /// Of `include/net/tcp_states.h`.
@@ -142,6 +142,14 @@ impl Peer for Sock {
 
 /// The word before an IPv4 address in an IPv6 one.
 const MAPPED: u32 = 0xffffu32.to_be();
+
+/// The protocol of a full socket is TCP: others have the same states.
+#[inline(always)]
+pub fn is_tcp(sk: u64) -> bool {
+    /// `IPPROTO_TCP`.
+    const TCP: u16 = 6;
+    read::<u16>(sk, &SK_PROTOCOL) == TCP
+}
 
 /// A socket waits for connections.
 #[inline(always)]

@@ -1,8 +1,8 @@
-//! Sockets that are older than the agent, where traffic is counted by sockets.
+//! TCP connections that are older than the agent.
 //!
 //! The kernel tells of the open files of all processes, whatever their network namespace. Those that are TCP connections of
-//! observed containers are counted from then on. Who listens at a connection's own port says that it is the server's end.
-//! Connections that nobody has open (not accepted yet, or closed and still sending) are not found, and not counted.
+//! observed containers are followed from then on. Who listens at a connection's own port says that it is the server's end.
+//! Connections that nobody has open (not accepted yet, or closed and still sending) are not found, and not followed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,20 +11,17 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use aya::{
-    Btf, Ebpf,
-    programs::{Iter, ProgramFd},
-};
-use observer_common::sockets::{Adopted, LISTEN, Open, programs};
+use aya::programs::ProgramFd;
+use observer_common::older::{Adopted, LISTEN, Open};
 
 use super::{super::sys, EdgeTable, lock};
 
 /// How often a socket is asked that something happens to.
 const TRIES: usize = 200;
 
-/// The programs that find them.
+/// The programs that find and follow them.
 pub(in crate::kernel) struct Older {
-    ebpf: Ebpf,
+    open: ProgramFd,
     adopt: ProgramFd,
     refused: Refused,
 }
@@ -36,27 +33,27 @@ struct Refused(HashSet<u64>);
 /// What was found.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Found {
-    /// Counted from now on.
+    /// Followed from now on.
     pub counted: usize,
     /// Without a place.
     pub full: usize,
 }
 
 impl EdgeTable {
-    /// Counts for sockets that are older than the agent, from now on.
+    /// Follows connections that are older than the agent, from now on. `None` when nobody follows connections.
     ///
     /// # Errors
     ///
-    /// When the kernel has no iterator over open files (before 5.8), or refuses it.
-    pub fn adopt_older_sockets(&self) -> io::Result<Found> {
-        self.older.get().map_or(Ok(Found::default()), |older| lock(older).adopt(&self.older_full))
+    /// When the kernel refuses one of the programs that find and follow them.
+    pub fn adopt_older_connections(&self) -> io::Result<Option<Found>> {
+        self.older.get().map(|older| lock(older).adopt(&self.older_full)).transpose()
     }
 }
 
 impl Older {
-    /// With the object that has the iterator, and the program that begins to count.
-    pub(in crate::kernel) fn new(ebpf: Ebpf, adopt: ProgramFd) -> Self {
-        Self { ebpf, adopt, refused: Refused::default() }
+    /// With the iterator over open files, and the program that begins to follow a connection.
+    pub(in crate::kernel) fn new(open: ProgramFd, adopt: ProgramFd) -> Self {
+        Self { open, adopt, refused: Refused::default() }
     }
 
     /// Adds those that found no place to `lost`, each once.
@@ -64,46 +61,45 @@ impl Older {
         let mut found = Found::default();
         let open = self.open()?;
         self.refused.keep(&open);
+        let mut adopted = Vec::new();
         for end in ends(&open) {
             let outcome = self.one(&end)?;
             let full = outcome == Adopted::Full as u32;
-            found.counted += usize::from(outcome == Adopted::Now as u32);
             found.full += usize::from(full);
             if self.refused.is_new(end.socket, full) {
                 lost.fetch_add(1, Relaxed);
             }
+            if outcome == Adopted::Now as u32 {
+                adopted.push(end);
+            }
         }
+        found.counted = adopted.len();
+        // Those that ended in the moment when they were adopted are taken back.
+        adopted.iter().try_for_each(|end| self.ask(end, true).map(drop))?;
         Ok(found)
     }
 
     fn one(&self, end: &End) -> io::Result<u32> {
-        let ask = |whatever: bool| {
-            let arguments = [end.socket, end.other, end.is_server.into(), whatever.into()];
-            sys::run_raw_tracepoint(self.adopt.as_fd(), &arguments)
-        };
         for _ in 0..TRIES {
-            let outcome = ask(false)?;
+            let outcome = self.ask(end, false)?;
             if outcome != Adopted::Busy as u32 {
                 return Ok(outcome);
             }
             std::thread::sleep(std::time::Duration::from_micros(20));
         }
-        ask(true)
+        self.ask(end, true)
     }
 
-    /// The TCP sockets of observed containers that processes have open, with repetitions.
-    fn open(&mut self) -> io::Result<Vec<Open>> {
-        let missing = || io::Error::other("the object has no iterator");
-        let iter: &mut Iter =
-            self.ebpf.program_mut(programs::OPEN).ok_or_else(missing)?.try_into().map_err(io::Error::other)?;
-        if iter.fd().is_err() {
-            let btf = Btf::from_sys_fs().map_err(io::Error::other)?;
-            iter.load("task_file", &btf).map_err(io::Error::other)?;
-        }
-        let link = iter.attach().map_err(io::Error::other)?;
-        let link = iter.take_link(link).map_err(io::Error::other)?;
+    fn ask(&self, end: &End, whatever: bool) -> io::Result<u32> {
+        let arguments = [end.socket, end.other, end.is_server.into(), whatever.into()];
+        sys::run_raw_tracepoint(self.adopt.as_fd(), &arguments)
+    }
+
+    /// The TCP sockets that processes have open, with repetitions: those of observed containers, those whose other end is on
+    /// the same host, and those that listen.
+    fn open(&self) -> io::Result<Vec<Open>> {
         let mut bytes = Vec::new();
-        link.into_file().map_err(io::Error::other)?.read_to_end(&mut bytes)?;
+        sys::iterate(self.open.as_fd())?.read_to_end(&mut bytes)?;
         Ok(bytes.chunks_exact(size_of::<Open>()).map(record).collect())
     }
 }

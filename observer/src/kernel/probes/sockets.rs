@@ -3,20 +3,20 @@
 use std::os::fd::AsFd;
 
 use aya::{
-    Ebpf, EbpfLoader,
+    EbpfLoader,
     maps::{Map, MapError},
+    programs::ProgramFd,
 };
 use observer_common::{
     abi,
     sockets::{BATCH, globals, maps, programs},
     tcp,
 };
-use tracing::info;
 
-use super::{ProbeError, Successor, load, succession::loaded};
+use super::{ProbeError, Successor, load, succession::loaded, tcp::Types};
 use crate::kernel::{
     btf::{Btf, BtfError},
-    edge_table::{Carried, EdgeTable, Older, Sizes},
+    edge_table::{Carried, EdgeTable, Sizes},
     mapping::Mapping,
     pins::Pins,
 };
@@ -34,7 +34,6 @@ impl Offsets {
     /// Looks them up.
     pub(super) fn of(btf: &Btf) -> Result<Self, BtfError> {
         Ok(Self(vec![
-            (globals::NET, btf.offset("sock", "__sk_common.skc_net")?),
             (globals::FLAGS, btf.first_offset(&[("sock", "sk_flags"), ("sock", "__sk_common.skc_flags")])?),
             (globals::LOCK, btf.offset("sock", "sk_lock.slock")?),
             (globals::OWNED, btf.offset("sock", "sk_lock.owned")?),
@@ -42,22 +41,19 @@ impl Offsets {
             (globals::BYTES_SENT, btf.offset("tcp_sock", "bytes_sent")?),
             (globals::BYTES_RETRANS, btf.offset("tcp_sock", "bytes_retrans")?),
             (globals::BYTES_RECEIVED, btf.offset("tcp_sock", "bytes_received")?),
-            (globals::FILE_PRIVATE, btf.offset("file", "private_data")?),
-            (globals::FILE_INODE, btf.offset("file", "f_inode")?),
-            (globals::INODE_MODE, btf.offset("inode", "i_mode")?),
-            (globals::SOCKET_SK, btf.offset("socket", "sk")?),
         ]))
     }
 }
 
-/// Loads the programs, attaches the one for state changes and lets the table read the others' answers. `configure` sets
-/// what this object shares with the TCP probe's.
+/// Loads the programs, attaches the one for state changes and lets the table read the answers of the one that reads. Gives the
+/// one that begins to follow a connection, too. `configure` sets what this object shares with the TCP probe's.
 pub(super) fn start<'a>(
     pins: &Pins,
     table: &EdgeTable,
     (offsets, sizes): (&'a Offsets, &'a Sizes),
+    types: &Types,
     configure: impl FnOnce(&mut EbpfLoader<'a>),
-) -> Result<Successor, ProbeError> {
+) -> Result<(Successor, ProgramFd), ProbeError> {
     let pinned: Vec<&str> = tcp::maps::SHARED.into_iter().chain(maps::SHARED).chain(maps::PINNED).collect();
     let mut ebpf = load(OBJECT, pins, &pinned, |loader| {
         configure(loader);
@@ -80,18 +76,9 @@ pub(super) fn start<'a>(
         }
     };
     let adopt = loaded(&mut ebpf, programs::ADOPT)?;
-    let successor = follow_states(&mut ebpf, pins)?;
-    table.carry(Carried::new(read, asked), Older::new(ebpf, adopt));
-    Ok(successor)
-}
-
-/// Attaches the program that sees connections begin and end: the cheaper one where the kernel takes it.
-fn follow_states(ebpf: &mut Ebpf, pins: &Pins) -> Result<Successor, ProbeError> {
-    let types = || aya::Btf::from_sys_fs().map_err(|error| ProbeError::NoTypes(error.to_string()));
-    types().and_then(|types| Successor::attach_typed(ebpf, pins, programs::CHANGE, &types)).or_else(|refused| {
-        info!("following a TCP connection costs a little more on this kernel than on newer ones (5.12): {refused}");
-        Successor::attach(ebpf, pins, programs::STATE)
-    })
+    let (successor, _) = types.follow_states(&mut ebpf, pins, PROGRAMS)?;
+    table.carry(Carried::new(read, asked));
+    Ok((successor, adopt))
 }
 
 /// Ends what an earlier agent left.

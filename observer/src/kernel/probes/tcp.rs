@@ -3,21 +3,23 @@
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, MapError},
+    programs::{Iter, ProgramError, ProgramFd},
 };
 use observer_common::{
     abi::maps::{EDGES, FREE_SLOTS, RARE, ROWS},
     counters::Loss,
+    older,
     tcp::{COMMON_LEN, globals, maps, programs},
 };
 use tracing::{info, warn};
 
-use super::{Misses, ProbeError, Successor, load, sockets, take};
+use super::{Misses, ProbeError, Successor, load, sockets, succession::loaded, take};
 use crate::{
     clock,
     kernel::{
         Accounting,
         btf::{Btf, BtfError},
-        edge_table::{EdgeTable, Sizes},
+        edge_table::{EdgeTable, Older, Sizes},
         pins::Pins,
     },
 };
@@ -26,7 +28,12 @@ use crate::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp"));
 
 /// Where this kernel has the fields that the programs read, by the names of their constants.
-struct Offsets(Vec<(&'static str, u32)>);
+struct Offsets {
+    /// Of sockets: those that programs read which count by sockets, too.
+    shared: Vec<(&'static str, u32)>,
+    /// On the way from an open file to its socket.
+    open: Vec<(&'static str, u32)>,
+}
 
 impl Offsets {
     /// Looks them up.
@@ -43,13 +50,14 @@ impl Offsets {
             Ok(offset)
         };
         let cgroup = btf.first_offset(&[("sock", "sk_cgrp_data.cgroup"), ("sock", "sk_cgrp_data.val")])?;
-        Ok(Self(vec![
+        let shared = vec![
             (globals::DADDR, common("skc_daddr")?),
             (globals::RCV_SADDR, common("skc_rcv_saddr")?),
             (globals::DPORT, common("skc_dport")?),
             (globals::NUM, common("skc_num")?),
             (globals::FAMILY, common("skc_family")?),
             (globals::STATE, common("skc_state")?),
+            (globals::NET, common("skc_net")?),
             (globals::V6_DADDR, common("skc_v6_daddr")?),
             (globals::V6_RCV_SADDR, common("skc_v6_rcv_saddr")?),
             (globals::COOKIE, common("skc_cookie")?),
@@ -62,7 +70,14 @@ impl Offsets {
             (globals::KN_PARENT, btf.first_offset(&[("kernfs_node", "__parent"), ("kernfs_node", "parent")])?),
             (globals::SRTT_US, btf.offset("tcp_sock", "srtt_us")?),
             (globals::TOTAL_RETRANS, btf.offset("tcp_sock", "total_retrans")?),
-        ]))
+        ];
+        let open = vec![
+            (older::globals::FILE_PRIVATE, btf.offset("file", "private_data")?),
+            (older::globals::FILE_INODE, btf.offset("file", "f_inode")?),
+            (older::globals::INODE_MODE, btf.offset("inode", "i_mode")?),
+            (older::globals::SOCKET_SK, btf.offset("socket", "sk")?),
+        ];
+        Ok(Self { shared, open })
     }
 }
 
@@ -94,22 +109,35 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<Misses, ProbeE
     // No two agents start in the same nanosecond since boot: they hold a lock, and pins end with the machine. The wall
     // clock may tell a moment twice. 0 is nobody's.
     let generation = clock::monotonic().max(1);
-    let mut ebpf = load(OBJECT, pins, &maps::SHARED, |loader| configure(loader, &offsets, &generation, table.sizes()))?;
     let sizes = table.sizes();
+    let mut ebpf = load(OBJECT, pins, &maps::SHARED, |loader| {
+        configure(loader, &offsets.shared, &generation, sizes);
+        set_offsets(loader, &offsets.open);
+    })?;
     let earlier = Misses::pinned(pins, &[&programs::ALL[..], &sockets::PROGRAMS].concat());
+    let types = Types::of_this_kernel();
     let mut successors = Vec::new();
     let mut unused = None;
+    let adopt;
     if pins.accounting() == Accounting::Sockets {
         let more = sockets::Offsets::of(btf)?;
-        let shared = |loader: &mut _| configure(loader, &offsets, &generation, sizes);
-        successors.push(sockets::start(pins, table, (&more, &sizes), shared)?);
+        let shared = |loader: &mut _| configure(loader, &offsets.shared, &generation, sizes);
+        let (states, program) = sockets::start(pins, table, (&more, &sizes), &types, shared)?;
+        successors.push(states);
+        adopt = Ok(program);
     } else {
-        let (states, other) = follow_states(&mut ebpf, pins)?;
+        let (states, other) = types.follow_states(&mut ebpf, pins, [programs::CHANGE, programs::STATE])?;
         successors.push(states);
         unused = Some(other);
+        adopt = loaded(&mut ebpf, older::programs::ADOPT);
     }
     for program in programs::RARE {
         successors.push(Successor::attach(&mut ebpf, pins, program)?);
+    }
+    match adopt.and_then(|adopt| Ok(Older::new(types.iterator(&mut ebpf, older::programs::OPEN, "task_file")?, adopt)))
+    {
+        Ok(older) => table.meet(older),
+        Err(error) => warn!("connections that are older than the agent are not counted: {error}"),
     }
     let mut owner: Array<MapData, u64> = take(&mut ebpf, maps::OWNER)?;
     owner.set(0, generation, 0).map_err(|source| ProbeError::Map { map: maps::OWNER, source })?;
@@ -120,16 +148,44 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<Misses, ProbeE
     Ok(Misses::new(running, table.lose(Loss::TcpMissed, missed)))
 }
 
-/// Attaches the program that sees connections begin and end: the cheaper one where the kernel takes it. Tells also which it is
-/// not.
-fn follow_states(ebpf: &mut Ebpf, pins: &Pins) -> Result<(Successor, (&'static str, &'static str)), ProbeError> {
-    let types = || aya::Btf::from_sys_fs().map_err(|error| ProbeError::NoTypes(error.to_string()));
-    match types().and_then(|types| Successor::attach_typed(ebpf, pins, programs::CHANGE, &types)) {
-        Ok(states) => Ok((states, programs::STATE)),
-        Err(refused) => {
-            info!("following a TCP connection costs a little more on this kernel than on newer ones (5.12): {refused}");
-            Ok((Successor::attach(ebpf, pins, programs::STATE)?, programs::CHANGE))
+/// The kernel's types, for programs that are loaded with them.
+pub(super) struct Types(Result<aya::Btf, aya::BtfError>);
+
+impl Types {
+    fn of_this_kernel() -> Self {
+        Self(aya::Btf::from_sys_fs())
+    }
+
+    fn get(&self) -> Result<&aya::Btf, ProbeError> {
+        self.0.as_ref().map_err(|error| ProbeError::NoTypes(error.to_string()))
+    }
+
+    /// Attaches the program that sees connections begin and end: the first one, which costs less, where the kernel takes it.
+    /// Tells also which it is not.
+    pub(super) fn follow_states(
+        &self,
+        ebpf: &mut Ebpf,
+        pins: &Pins,
+        [typed, other]: [(&'static str, &'static str); 2],
+    ) -> Result<(Successor, (&'static str, &'static str)), ProbeError> {
+        match self.get().and_then(|types| Successor::attach_typed(ebpf, pins, typed, types)) {
+            Ok(states) => Ok((states, other)),
+            Err(refused) => {
+                info!(
+                    "following a TCP connection costs a little more on this kernel than on newer ones (5.12): {refused}"
+                );
+                Ok((Successor::attach(ebpf, pins, other)?, typed))
+            }
         }
+    }
+
+    /// Loads an iterator over what the kernel calls `over`.
+    fn iterator(&self, ebpf: &mut Ebpf, program: &'static str, over: &str) -> Result<ProgramFd, ProbeError> {
+        let refused = |source| ProbeError::Program { program, source };
+        let missing = || refused(ProgramError::NotLoaded);
+        let iterator: &mut Iter = ebpf.program_mut(program).ok_or_else(missing)?.try_into().map_err(refused)?;
+        iterator.load(over, self.get()?).map_err(refused)?;
+        iterator.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)
     }
 }
 
@@ -149,7 +205,7 @@ fn disown(pins: &Pins) -> Result<(), MapError> {
     owner.set(0, 0, 0)
 }
 
-fn configure<'a>(loader: &mut EbpfLoader<'a>, offsets: &'a Offsets, generation: &'a u64, table: Sizes) {
+fn configure<'a>(loader: &mut EbpfLoader<'a>, offsets: &'a [(&'static str, u32)], generation: &'a u64, table: Sizes) {
     loader
         .map_max_entries(EDGES, table.slots)
         .map_max_entries(ROWS, table.slots)
@@ -157,7 +213,11 @@ fn configure<'a>(loader: &mut EbpfLoader<'a>, offsets: &'a Offsets, generation: 
         .map_max_entries(maps::QUALITY, table.slots)
         .map_max_entries(FREE_SLOTS, table.edges)
         .override_global(globals::GENERATION, generation, true);
-    for (name, offset) in &offsets.0 {
+    set_offsets(loader, offsets);
+}
+
+fn set_offsets<'a>(loader: &mut EbpfLoader<'a>, offsets: &'a [(&'static str, u32)]) {
+    for (name, offset) in offsets {
         loader.override_global(name, offset, true);
     }
 }
@@ -170,9 +230,9 @@ mod tests {
     fn this_kernel_has_what_is_read() {
         let Ok(btf) = Btf::of_this_kernel() else { return };
         check_tracepoints(&btf).unwrap();
-        let Offsets(offsets) = Offsets::of(&btf).unwrap();
-        let names: std::collections::HashSet<_> = offsets.iter().map(|(name, _)| name).collect();
-        assert_eq!(names.len(), offsets.len());
+        let Offsets { shared, open } = Offsets::of(&btf).unwrap();
+        let names: std::collections::HashSet<_> = shared.iter().chain(&open).map(|(name, _)| name).collect();
+        assert_eq!(names.len(), shared.len() + open.len());
     }
 
     #[test]
