@@ -204,8 +204,8 @@ impl Histogram {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpEvents {
-    /// Connections that were established, for as long as they are in [`maps::LIVE`]. Not a total: taken together with
-    /// `closed` alone.
+    /// Connections that were established, or found when they were, for as long as they are in [`maps::LIVE`]. Not a total: taken
+    /// together with `closed` alone.
     pub established: u64,
     /// Those of them that are over.
     pub closed: u64,

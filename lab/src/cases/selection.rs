@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::PATIENCE;
 use super::count::{Counted, check_udp};
 use super::stage::{Scale, Stage, settled, wait_for_pods};
-use crate::actor::{Command, Pace, Sizes};
+use crate::actor::{Command, Pace, ServeMode, Sizes};
 use crate::agent::Agent;
 use crate::pod::{Pod, PodSpec};
 use crate::samples::Samples;
@@ -80,21 +80,38 @@ pub fn selection(_: Scale, edges: Option<u32>) -> Result<()> {
 }
 
 /// A pod that nobody names in time is not attached to, because its namespace is none of those that are selected. When it
-/// has a name, it is.
+/// has a name, it is, and its connections are followed that were there before.
 fn late(stage: &Stage, agent: &Agent, others: &[&Pod]) -> Result<()> {
     let late = Pod::create(&stage.node, PodSpec::new("cases", LATE, &["c"]).label("tier", "t"))?;
+    let to = late.container("c")?.serve_tcp(SocketAddr::from((late.ipv4(), 0)), ServeMode::Echo)?;
+    let connection = late.container("c")?.open_tcp(to)?.0;
     std::thread::sleep(Duration::from_millis(2_500));
     settled(agent)?;
     ensure!(links(stage, &late)? == 0, "a pod without a name is attached to");
     stage.announce(&others.iter().copied().chain([&late]).collect::<Vec<_>>())?;
     wait_for_pods(agent, &[LATE])?;
-    let before = settled(agent)?;
     ensure!(links(stage, &late)? == 2, "a pod that got its name is not attached to");
+    expect_active(agent, 2.0)?;
+    late.container("c")?.traffic(&Command::TcpClose { connection })?;
+    expect_active(agent, 0.0)?;
+    let before = settled(agent)?;
     talk(&late, &late, 10)?;
     let after = settled(agent)?;
     let counted = Counted { before: &before, after: &after };
     // To itself: what was sent and what was echoed, each of them once in each direction.
     check_udp("with a late name", counted.sent(LATE, "c"), 20, 2_000, IpAddr::V4(late.ipv4()))
+}
+
+/// So many ends of a connection live in the pod that comes late, which nobody has seen begin.
+fn expect_active(agent: &Agent, expected: f64) -> Result<()> {
+    let read = |samples: &Samples| {
+        ["observer_tcp_connections_active", "observer_tcp_connections_opened_total"]
+            .map(|family| samples.sum(family, &[("pod", LATE)]))
+    };
+    let samples = agent.scrape_until(PATIENCE, |samples| read(samples) == [expected, 0.0])?;
+    let found = read(&samples);
+    ensure!(found == [expected, 0.0], "active and opened with a late name are {found:?}, {expected} live");
+    Ok(())
 }
 
 /// So many datagrams of 100 bytes from one pod to another, each of them echoed.

@@ -28,8 +28,8 @@ struct Context {
     file: *const c_void,
 }
 
-/// Tells of every TCP socket that a process has open and that is an observed container's, or the other end of one of those over
-/// loopback, or that listens, which says who called whom.
+/// Tells of every TCP connection that a process has open and that is an observed container's, or may be the other end of one of
+/// those over loopback; and of all that listen, which says who called whom.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 extern "C" fn tcp_open(ctx: *mut c_void) -> i32 {
@@ -59,7 +59,9 @@ extern "C" fn tcp_open(ctx: *mut c_void) -> i32 {
     let mut common = MaybeUninit::uninit();
     let common = Sock::read(sk, &mut common);
     let now: u8 = common.field(&SKC_STATE);
-    if now != state::LISTEN && !common.is_loopback() && !sock::is_observed(sk) {
+    // One that is not established yet will be seen to begin.
+    let lives = state::was_established(now.into());
+    if now != state::LISTEN && !(lives && (common.is_loopback() || sock::is_observed(sk))) {
         return 0;
     }
     let open = Open {

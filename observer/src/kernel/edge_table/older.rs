@@ -95,8 +95,8 @@ impl Older {
         sys::run_raw_tracepoint(self.adopt.as_fd(), &arguments)
     }
 
-    /// The TCP sockets that processes have open, with repetitions: those of observed containers, those whose other end is on
-    /// the same host, and those that listen.
+    /// The TCP sockets that processes have open, with repetitions: connections of observed containers, those whose both ends are
+    /// in one namespace, and what listens.
     fn open(&self) -> io::Result<Vec<Open>> {
         let mut bytes = Vec::new();
         sys::iterate(self.open.as_fd())?.read_to_end(&mut bytes)?;
