@@ -134,15 +134,16 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<Misses, ProbeE
     for program in programs::RARE {
         successors.push(Successor::attach(&mut ebpf, pins, program)?);
     }
+    let mut owner: Array<MapData, u64> = take(&mut ebpf, maps::OWNER)?;
+    owner.set(0, generation, 0).map_err(|source| ProbeError::Map { map: maps::OWNER, source })?;
+    let running = successors.into_iter().map(Successor::succeed).collect::<Result<Vec<_>, _>>()?;
+    super::forget(pins, unused.as_slice());
+    // Only now, when their ends are seen for sure.
     match adopt.and_then(|adopt| Ok(Older::new(types.iterator(&mut ebpf, older::programs::OPEN, "task_file")?, adopt)))
     {
         Ok(older) => table.meet(older),
         Err(error) => warn!("connections that are older than the agent are not counted: {error}"),
     }
-    let mut owner: Array<MapData, u64> = take(&mut ebpf, maps::OWNER)?;
-    owner.set(0, generation, 0).map_err(|source| ProbeError::Map { map: maps::OWNER, source })?;
-    let running = successors.into_iter().map(Successor::succeed).collect::<Result<Vec<_>, _>>()?;
-    super::forget(pins, unused.as_slice());
     // Where procfs cannot be read, the collector will say so.
     let missed = earlier.total().ok().flatten().unwrap_or_default();
     Ok(Misses::new(running, table.lose(Loss::TcpMissed, missed)))
