@@ -4,7 +4,10 @@
 use aya_ebpf::{Global, helpers::generated::bpf_skc_to_tcp_sock};
 
 use crate::{
-    maps::{SK_ERR, SK_PROTOCOL, SKC_COOKIE, SKC_DADDR, SKC_DPORT, SKC_V6_DADDR, TP_SRTT_US, TP_TOTAL_RETRANS},
+    maps::{
+        CGROUP_KN, KN_ID, SK_CGROUP, SK_ERR, SK_PROTOCOL, SKC_COOKIE, SKC_DADDR, SKC_DPORT, SKC_FAMILY, SKC_NUM,
+        SKC_V6_DADDR, TP_SRTT_US, TP_TOTAL_RETRANS,
+    },
     slot::{self, Caller},
     sock::{self, Peer},
 };
@@ -78,6 +81,15 @@ impl Pointer {
     pub fn load<T>(self, offset: &Global<u32>) -> T {
         load(self.0, offset.load() as usize)
     }
+
+    /// The id of its cgroup v2, as [`sock::cgroup_id`] reads it. Before kernel 5.15 (`struct sock_cgroup_data` of
+    /// include/linux/cgroup-defs.h) the verifier knows no pointer there, and the program is not loaded.
+    #[inline(always)]
+    fn cgroup_id(self) -> u64 {
+        let cgroup: *const u8 = self.load(&SK_CGROUP);
+        let node: *const u8 = load(cgroup, CGROUP_KN.load() as usize);
+        load(node, KN_ID.load() as usize)
+    }
 }
 
 impl Peer for Pointer {
@@ -101,6 +113,16 @@ impl Peer for Pointer {
     fn dport(&self) -> u16 {
         self.load(&SKC_DPORT)
     }
+
+    #[inline(always)]
+    fn num(&self) -> u16 {
+        self.load(&SKC_NUM)
+    }
+
+    #[inline(always)]
+    fn family(&self) -> u16 {
+        self.load(&SKC_FAMILY)
+    }
 }
 
 impl Full for Pointer {
@@ -116,10 +138,12 @@ impl Full for Pointer {
         if self.load::<u16>(&SK_PROTOCOL) != TCP {
             return slot::NONE;
         }
-        match slot::cached(&self) {
-            0 => slot::find(self.address(), caller),
-            slot => slot,
+        let mut slot = slot::cached(&self);
+        if slot == 0 {
+            // One that was just accepted: most are found so, and nothing has to be copied.
+            slot = slot::by_peer(self.cgroup_id(), &self);
         }
+        if slot == 0 { slot::find(self.address(), caller) } else { slot }
     }
 
     #[inline(always)]

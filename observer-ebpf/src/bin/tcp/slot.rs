@@ -64,6 +64,13 @@ pub fn cached(socket: &impl Peer) -> u32 {
     }
 }
 
+/// The slot that the handshake with a listener in this cgroup has left for a socket's peer, 0 when there is none.
+#[inline(always)]
+pub fn by_peer(cgroup: u64, socket: &impl Peer) -> u32 {
+    let tag = cache::peer_tag(cgroup, TCP, &socket.remote(), u16::from_be(socket.dport()), socket.num());
+    PEERS.get(cache::peer_index(tag)).map_or(0, |line| cache::slot_of(*line, tag))
+}
+
 /// The long way, by peer and by edge. An observed socket always has a slot: one whose edge cannot be told gets an edge with
 /// a peer that nobody knows, or its container's spare slot. `owner` is the full socket that the cgroup is read from.
 #[inline(never)]
@@ -71,8 +78,7 @@ pub fn by_key(owner: u64, sock: &Sock, caller: Caller) -> u32 {
     let cgroup = sock::cgroup_id(owner);
     let remote = sock.remote();
     let (remote_port, local_port) = (u16::from_be(sock.dport()), sock.num());
-    let tag = cache::peer_tag(cgroup, TCP, &remote, remote_port, local_port);
-    let slot = PEERS.get(cache::peer_index(tag)).map_or(0, |line| cache::slot_of(*line, tag));
+    let slot = by_peer(cgroup, sock);
     if slot != 0 {
         return slot;
     }

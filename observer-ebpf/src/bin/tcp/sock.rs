@@ -53,6 +53,23 @@ pub trait Peer {
     fn v6_daddr(&self) -> [u32; 4];
     /// The peer's port, in network byte order.
     fn dport(&self) -> u16;
+    /// The socket's own port, in host byte order.
+    fn num(&self) -> u16;
+    /// The address family.
+    fn family(&self) -> u16;
+
+    /// Its packets are IPv6; a socket of that family may speak IPv4.
+    #[inline(always)]
+    fn is_ipv6(&self) -> bool {
+        let peer = self.v6_daddr();
+        self.family() == AF_INET6 && !(peer[0] == 0 && peer[1] == 0 && peer[2] == MAPPED)
+    }
+
+    /// The peer's address as an edge has it.
+    #[inline(always)]
+    fn remote(&self) -> [u32; 4] {
+        if self.is_ipv6() { self.v6_daddr() } else { [0, 0, MAPPED, self.daddr()] }
+    }
 }
 
 /// The `struct sock_common` at the beginning of a socket, read in one piece.
@@ -78,25 +95,6 @@ impl Sock {
         // SAFETY: the loader checked that every field lies within what was read, and that the kernel's alignment is `T`'s.
         // The verifier knows the offset as a constant.
         unsafe { core::ptr::read_volatile(self.bytes.as_ptr().byte_add(offset.load() as usize).cast::<T>()) }
-    }
-
-    /// The socket's own port, in host byte order.
-    #[inline(always)]
-    pub fn num(&self) -> u16 {
-        self.field(&SKC_NUM)
-    }
-
-    /// Its packets are IPv6; a socket of that family may speak IPv4.
-    #[inline(always)]
-    pub fn is_ipv6(&self) -> bool {
-        let peer = self.v6_daddr();
-        self.field::<u16>(&SKC_FAMILY) == AF_INET6 && !(peer[0] == 0 && peer[1] == 0 && peer[2] == MAPPED)
-    }
-
-    /// The peer's address as an edge has it.
-    #[inline(always)]
-    pub fn remote(&self) -> [u32; 4] {
-        if self.is_ipv6() { self.v6_daddr() } else { [0, 0, MAPPED, self.daddr()] }
     }
 
     /// Its packets stay on this host: a loopback address, or its own.
@@ -137,6 +135,16 @@ impl Peer for Sock {
     #[inline(always)]
     fn dport(&self) -> u16 {
         self.field(&SKC_DPORT)
+    }
+
+    #[inline(always)]
+    fn num(&self) -> u16 {
+        self.field(&SKC_NUM)
+    }
+
+    #[inline(always)]
+    fn family(&self) -> u16 {
+        self.field(&SKC_FAMILY)
     }
 }
 

@@ -173,7 +173,7 @@ impl Types {
             Ok(states) => Ok((states, other)),
             Err(refused) => {
                 info!(
-                    "following a TCP connection costs a little more on this kernel than on newer ones (5.12): {refused}"
+                    "following a TCP connection costs a little more on this kernel than on newer ones (5.15): {refused}"
                 );
                 Ok((Successor::attach(ebpf, pins, other)?, typed))
             }
