@@ -10,7 +10,7 @@ pub mod maps {
     /// [`super::LiveLine`] by [`super::live_index`]: established connections, but for those that are older than the agent.
     pub const LINES: &str = "TCP_LINES";
     /// Address of a kernel socket to [`super::Connection`]: those whose line was taken, those that are older than the agent,
-    /// and all of them on a kernel before 5.12, whose programs cannot take a line.
+    /// and all of them on a kernel before 5.15, whose programs take no line.
     pub const LIVE: &str = "TCP_LIVE";
     /// One `u64`: the generation of the programs that count; 0 while there are none, and the traffic's own count
     /// the connections that they see begin.
@@ -36,7 +36,7 @@ pub mod maps {
 
 /// Names of the programs, each with the tracepoint it belongs to.
 pub mod programs {
-    /// Connections begin, end, or fail: loaded with the kernel's types, from 5.12 on.
+    /// Connections begin, end, or fail: loaded with the kernel's types, from 5.15 on.
     pub const CHANGE: (&str, &str) = ("tcp_change", "inet_sock_set_state");
     /// The same for every other kernel.
     pub const STATE: (&str, &str) = ("tcp_state", "inet_sock_set_state");

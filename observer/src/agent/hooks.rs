@@ -177,14 +177,14 @@ impl KernelHooks {
             return;
         }
         match self.table.adopt_older_connections() {
-            Ok(None) => {}
-            Ok(Some(adopted)) if adopted.full == 0 => {
-                info!(sockets = adopted.counted, "connections that were there before are counted from now on");
-            }
-            Ok(Some(adopted)) => {
+            Ok(Some(adopted)) if adopted.full > 0 => {
                 warn!("{} connections that were there before found no place: they are not counted", adopted.full);
             }
-            Err(error) => warn!("connections that were there before are not counted: {error}"),
+            Ok(Some(adopted)) if adopted.counted > 0 => {
+                info!(sockets = adopted.counted, "connections that were there before are counted from now on");
+            }
+            Ok(_) => {}
+            Err(error) => warn!("not all connections that were there before are counted: {error}"),
         }
     }
 

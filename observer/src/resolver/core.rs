@@ -151,9 +151,21 @@ impl Core {
         self.agents.values().for_each(|agent| agent.wake.notify_one());
     }
 
-    /// From now on these are all ranges that pods get addresses from.
+    /// From now on these are all ranges that pods get addresses from. Who was told that an address is nobody's, or that it may
+    /// be a pod's, is told anew where that is not so any more.
     pub fn pod_ranges(&mut self, ranges: PodRanges) {
-        self.ranges = ranges;
+        let before = std::mem::replace(&mut self.ranges, ranges);
+        for (address, ids) in &self.subscribers {
+            if self.entries.contains_key(address) || before.contains(*address) == self.ranges.contains(*address) {
+                continue;
+            }
+            for id in ids {
+                if let Some(agent) = self.agents.get_mut(id) {
+                    agent.waiting.insert(*address);
+                    agent.wake.notify_one();
+                }
+            }
+        }
     }
 
     /// Whether agents get answers.

@@ -246,4 +246,8 @@ fn what_may_be_a_pods_is_told_so_until_it_is_somebodys() {
     assert_eq!(told(&mut core, 4), BTreeMap::from([(address(2), false)]));
     core.tell(address(2), None, 5);
     assert_eq!(told(&mut core, 6), BTreeMap::from([(address(2), false)]), "somebody is known to have had it");
+    core.pod_ranges(PodRanges::of(["10.0.0.0/28".parse().unwrap()]));
+    assert_eq!(told(&mut core, 7), BTreeMap::from([(address(9), true)]), "a node has come");
+    core.pod_ranges(PodRanges::default());
+    assert_eq!(told(&mut core, 8), BTreeMap::from([(address(9), false)]), "it has gone");
 }

@@ -197,7 +197,7 @@ impl Work {
         for id in gone {
             if let Some((descriptor, _)) = self.known.remove(&id) {
                 self.watched.remove(&descriptor);
-                // A cgroup that was removed took its watch with it.
+                // EINVAL: the kernel has ended it. It does not for cgroups that are removed, whose files always have a link.
                 let _ = self.inotify.watches().remove(descriptor);
             }
             lock(&self.taken).remove(&id);

@@ -147,7 +147,7 @@ impl State {
         self.written.remove(&watch);
         self.left += 1;
         if let Some(inotify) = &self.inotify {
-            // A file that is gone took its watch with it.
+            // EINVAL: the kernel has ended it. It does not for a cgroup's files when that is removed: they always have a link.
             let _ = inotify.watches().remove(watch);
         }
     }

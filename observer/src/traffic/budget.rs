@@ -96,8 +96,8 @@ impl Budget {
         self.limits
     }
 
-    /// Folds what goes over; `order` stays as it was. The sum over all series stays, for each container, protocol and role. A series that is in no
-    /// scrape any more (its pod has gone) makes room for others.
+    /// Folds what goes over; `order` stays as it was. The sum over all series stays, for each container, protocol and role. A
+    /// series that is in no scrape any more (its pod has gone) makes room for others.
     pub fn apply(&mut self, series: &mut Series<'_>) -> BudgetUse {
         let before = std::mem::take(&mut self.places);
         self.places.reserve(series.totals.len());

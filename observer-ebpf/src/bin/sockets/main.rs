@@ -60,7 +60,7 @@ use crate::{
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
 /// (include/trace/events/sock.h), before the state is written. Here the verifier knows the socket, so that its fields are
-/// loads; it needs a kernel with atomic exchanges (5.12).
+/// loads; it needs a kernel with atomic exchanges (5.12), and with a plain pointer to a socket's cgroup (5.15).
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn sockets_change(ctx: BtfTracePointContext) -> i32 {
     changes(Pointer(ctx.arg(0)), ctx.arg(1), ctx.arg(2));

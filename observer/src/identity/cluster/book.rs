@@ -119,7 +119,10 @@ impl PeerBook {
 
     /// Forgets the address: nobody tells of it any more.
     pub fn forget(&self, address: IpAddr) {
-        self.write().entries.remove(&address);
+        let mut content = self.write();
+        if content.entries.remove(&address).is_some() {
+            self.version.fetch_add(1, Relaxed);
+        }
     }
 
     /// From now on what it says nothing of is nobody's when the `whole` cluster is told of. Otherwise nobody will say whose

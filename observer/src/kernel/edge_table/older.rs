@@ -62,8 +62,15 @@ impl Older {
         let open = self.open()?;
         self.refused.keep(&open);
         let mut adopted = Vec::new();
+        let mut failed = None;
         for end in ends(&open) {
-            let outcome = self.one(&end)?;
+            let outcome = match self.one(&end) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            };
             let full = outcome == Adopted::Full as u32;
             found.full += usize::from(full);
             if self.refused.is_new(end.socket, full) {
@@ -76,7 +83,7 @@ impl Older {
         found.counted = adopted.len();
         // Those that ended in the moment when they were adopted are taken back.
         adopted.iter().try_for_each(|end| self.ask(end, true).map(drop))?;
-        Ok(found)
+        failed.map_or(Ok(found), Err)
     }
 
     fn one(&self, end: &End) -> io::Result<u32> {
@@ -99,7 +106,14 @@ impl Older {
     /// in one namespace, and what listens.
     fn open(&self) -> io::Result<Vec<Open>> {
         let mut bytes = Vec::new();
-        sys::iterate(self.open.as_fd())?.read_to_end(&mut bytes)?;
+        let mut file = sys::iterate(self.open.as_fd())?;
+        // EAGAIN: a million files in a row were none of these (`MAX_ITER_OBJECTS` in kernel/bpf/bpf_iter.c). The next read goes
+        // on behind them, and what was read before stays.
+        while let Err(error) = file.read_to_end(&mut bytes) {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return Err(error);
+            }
+        }
         Ok(bytes.chunks_exact(size_of::<Open>()).map(record).collect())
     }
 }
