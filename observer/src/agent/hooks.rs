@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
     time::Instant,
 };
 
@@ -104,6 +105,10 @@ pub(super) struct KernelHooks {
     swept: bool,
     /// Connections were looked for that are older than the agent.
     adopted: bool,
+    /// Processes were met since then that were there before their cgroup was attached to.
+    met_processes: bool,
+    /// The thread that looks for their connections.
+    adopting: Option<JoinHandle<()>>,
     /// Not all names could be written down the last time.
     forgetful: bool,
 }
@@ -131,6 +136,8 @@ impl KernelHooks {
             failed,
             swept: false,
             adopted: false,
+            met_processes: false,
+            adopting: None,
             forgetful: false,
         }
     }
@@ -169,22 +176,25 @@ impl KernelHooks {
 
     /// Follows connections that are older than the agent.
     fn adopt(&mut self) {
-        // Counted by packets, a connection that an earlier agent did not follow loses nothing by being followed now. Counted by
-        // sockets, what it has carried so far counts when it ends, if nobody has adopted it.
         let is_first = !std::mem::replace(&mut self.adopted, true);
-        let anew = is_first && self.pins.accounting() == Accounting::Packets;
-        if !self.attacher.has_met_processes() && !anew {
-            return;
-        }
-        match self.table.adopt_older_connections() {
-            Ok(Some(adopted)) if adopted.full > 0 => {
-                warn!("{} connections that were there before found no place: they are not counted", adopted.full);
+        self.met_processes |= self.attacher.has_met_processes();
+        if self.pins.accounting() == Accounting::Sockets {
+            // What a connection has carried so far counts when it ends, if nobody has adopted it: at once, and only where no
+            // earlier agent has counted.
+            if std::mem::take(&mut self.met_processes) {
+                adopt(&self.table);
             }
-            Ok(Some(adopted)) if adopted.counted > 0 => {
-                info!(sockets = adopted.counted, "connections that were there before are counted from now on");
+        } else if is_first {
+            // One that an earlier agent did not follow loses nothing by being followed now.
+            self.met_processes = false;
+            adopt(&self.table);
+        } else if self.met_processes && self.adopting.as_ref().is_none_or(JoinHandle::is_finished) {
+            // Not here: it looks at all open files of the node, and this thread must win against the first packets of pods.
+            let table = Arc::clone(&self.table);
+            match std::thread::Builder::new().name("older".to_owned()).spawn(move || adopt(&table)) {
+                Ok(thread) => (self.adopting, self.met_processes) = (Some(thread), false),
+                Err(error) => warn!("connections that were there before are counted later: {error}"),
             }
-            Ok(_) => {}
-            Err(error) => warn!("not all connections that were there before are counted: {error}"),
         }
     }
 
@@ -312,6 +322,20 @@ impl SandboxHooks for NoHooks {
         // There is nothing to wait for: the probe's state says what is missing.
         self.readiness.set(Latch::Hooks);
         self.readiness.set(Latch::Snapshot);
+    }
+}
+
+/// Looks for connections that are older than the agent, and says what came of it.
+fn adopt(table: &EdgeTable) {
+    match table.adopt_older_connections() {
+        Ok(Some(adopted)) if adopted.full > 0 => {
+            warn!("{} connections that were there before found no place: they are not counted", adopted.full);
+        }
+        Ok(Some(adopted)) if adopted.counted > 0 => {
+            info!(sockets = adopted.counted, "connections that were there before are counted from now on");
+        }
+        Ok(_) => {}
+        Err(error) => warn!("not all connections that were there before are counted: {error}"),
     }
 }
 
