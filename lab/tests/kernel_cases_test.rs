@@ -73,6 +73,7 @@ cases!(
     unix_sockets,
     sockets_payload,
     sockets_live,
+    sockets_waiting,
     sockets_restart,
     run_queue,
 );

@@ -65,6 +65,14 @@ pub const fn peer_tag(who: u64, protocol: u8, remote: &[u32; 4], remote_port: u1
     hash ^ hash >> 32
 }
 
+/// A tag like [`peer_tag`] for one end of a connection over loopback, by the cgroups of this end and of the other, and by the
+/// server's port and the edge's flags (in the bits above it). No handshake has it: those have a local port.
+#[inline(always)]
+#[must_use]
+pub const fn ends_tag(cgroup: u64, peer: u64, port_and_flags: u32) -> u64 {
+    peer_tag(cgroup, 0, &[peer as u32, (peer >> 32) as u32, port_and_flags, 0], 0, 0)
+}
+
 /// The line of a tag in the cache of peers.
 #[inline(always)]
 #[must_use]
@@ -93,6 +101,16 @@ mod tests {
         assert_eq!(slot_of(line(tag ^ DIALING, 9), tag ^ DIALING), 9);
         assert_ne!(tag, socket_tag(70_000, [0, 0, 0, 0], u32::from_be(0x0a58_0003), 80u16.to_be()));
         assert_ne!(tag & !SLOT_MASK, socket_tag(70_000 + u64::from(SOCKET_LINES), [0; 4], 0, 0) & !SLOT_MASK);
+    }
+
+    #[test]
+    fn both_ends_and_their_edges_have_tags_of_their_own() {
+        let tag = ends_tag(7, 8, 80);
+        for other in
+            [ends_tag(8, 7, 80), ends_tag(7, 8, 81), ends_tag(7, 8, 80 | 1 << 16), ends_tag(7, 8 | 1 << 32, 80)]
+        {
+            assert_ne!(tag & !SLOT_MASK, other & !SLOT_MASK);
+        }
     }
 
     #[test]

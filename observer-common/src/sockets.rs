@@ -1,12 +1,14 @@
 //! What the programs of the socket mode and the agent agree on: TCP payload from the sockets' own counters.
 
+use crate::cache::SPREAD;
+
 /// Names of the maps of this object alone. [`crate::tcp::maps::SHARED`] and [`crate::abi::maps::COUNTERS`] are found pinned.
 pub mod maps {
     /// Address of a kernel socket to [`super::Base`]: what sockets had counted that are older than the agent. Pinned.
     pub const BASES: &str = "SOCKET_BASES";
     /// One `u64`: how many sockets have had a place in [`BASES`]. Pinned.
     pub const OLDER: &str = "SOCKETS_OLDER";
-    /// Clients over loopback whose other end is not established yet: addresses of kernel sockets.
+    /// [`super::Waiting`]: clients over loopback whose other end is not established yet.
     pub const PAIRS: &str = "SOCKET_PAIRS";
     /// [`super::Asked`]: what the agent asks the snapshot for, and the answers.
     pub const ASKED: &str = "SOCKETS_ASKED";
@@ -47,8 +49,14 @@ pub mod globals {
     pub const SPORT: &str = "INET_SPORT";
 }
 
-/// Lines of [`maps::PAIRS`]: as many as there are ports, so that two clients of one namespace hardly ever share one.
-pub const PAIR_LINES: u32 = 65_536;
+/// Lines of [`maps::PAIRS`].
+pub const PAIR_LINES: u32 = NEAR_LINES + FAR_LINES;
+/// Those that a client tries first; a power of two. So few that they stay in the processor's caches: most clients wait for
+/// microseconds.
+const NEAR_LINES: u32 = 64;
+/// Those for when it is taken; a power of two. Clients wait long whose server has a full queue, or waits for a request before it
+/// accepts (`TCP_DEFER_ACCEPT`).
+const FAR_LINES: u32 = 16_384;
 /// Sockets that fit [`maps::BASES`]. Those that find no place are not counted, and told.
 pub const MAX_BASES: u32 = 16_384;
 /// Sockets that one run of the snapshot reads.
@@ -62,6 +70,63 @@ pub struct Base {
     pub tx: u64,
     /// Payload received.
     pub rx: u64,
+}
+
+/// A client over loopback that waits for its server.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The address of its socket; 0 when nobody waits.
+    pub socket: u64,
+    /// Its cgroup.
+    pub cgroup: u64,
+    /// What the kernel had measured when it was established: the smoothed round trip time in microseconds, and in the upper
+    /// half segments that were sent again.
+    pub measures: u64,
+    /// Of [`Waiting::seal`]: two clients may write to a line at once, and what is left is then nobody's.
+    pub sealed: u64,
+}
+
+impl Waiting {
+    /// What binds the other fields together, and to the connection of this tag. Of the socket's address the lower half is enough.
+    #[inline(always)]
+    #[must_use]
+    pub const fn seal(socket: u32, cgroup: u64, measures: u64, tag: u64) -> u64 {
+        let mut hash = (socket as u64 ^ tag).wrapping_mul(SPREAD);
+        hash ^= hash >> 29;
+        hash = (hash ^ cgroup).wrapping_mul(SPREAD);
+        hash ^= hash >> 29;
+        (hash ^ measures).wrapping_mul(SPREAD)
+    }
+
+    /// A tag of a connection, the same for both ends. Addresses are in network byte order, the client's port comes first; `net`
+    /// tells namespaces apart.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tag(net: u32, client: &[u32; 4], server: &[u32; 4], ports: (u16, u16)) -> u64 {
+        // Products that do not wait for each other; any odd constants do.
+        let client = word(client, 0).wrapping_mul(SPREAD) ^ word(client, 2).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let server =
+            word(server, 0).wrapping_mul(0x94d0_49bb_1331_11eb) ^ word(server, 2).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let rest = (net as u64) << 32 | (ports.0 as u64) << 16 | ports.1 as u64;
+        (client ^ client >> 32).wrapping_add(server ^ server >> 31) ^ rest.wrapping_mul(0xc4ce_b9fe_1a85_ec53)
+    }
+
+    /// The lines that the client of this port may wait in: the first that is free.
+    #[inline(always)]
+    #[must_use]
+    pub const fn lines(net: u32, client_port: u16) -> [u32; 3] {
+        // Ports that the kernel gives go up by two.
+        let spread = ((net >> 6) as u64).wrapping_mul(SPREAD) >> 48;
+        let (near, far) = ((client_port >> 1) as u32 ^ spread as u32, client_port as u32 ^ spread as u32);
+        let far = NEAR_LINES + (far & (FAR_LINES - 1));
+        [near & (NEAR_LINES - 1), far, far ^ 1]
+    }
+}
+
+/// Two words of an address.
+const fn word(address: &[u32; 4], at: usize) -> u64 {
+    (address[at] as u64) << 32 | address[at + 1] as u64
 }
 
 /// One socket of a snapshot.
@@ -83,6 +148,8 @@ pub struct Asked {
 
 const _: () = assert!(size_of::<Base>() == 16);
 const _: () = assert!(size_of::<Asked>() == 32);
+const _: () = assert!(size_of::<Waiting>() == 32);
+const _: () = assert!(NEAR_LINES.is_power_of_two() && FAR_LINES.is_power_of_two());
 
 #[cfg(feature = "user")]
 mod user {
@@ -90,4 +157,53 @@ mod user {
     unsafe impl aya::Pod for super::Base {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Asked {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: [u32; 4] = [0, 0, 0xffff_0000, 0x0100_007f];
+    const SERVER: [u32; 4] = [0, 0, 0xffff_0000, 0x0200_007f];
+
+    #[test]
+    fn connections_have_tags_of_their_own() {
+        let tag = Waiting::tag(1, &CLIENT, &SERVER, (40_000, 80));
+        for other in [
+            Waiting::tag(2, &CLIENT, &SERVER, (40_000, 80)),
+            Waiting::tag(1, &SERVER, &CLIENT, (40_000, 80)),
+            Waiting::tag(1, &CLIENT, &SERVER, (80, 40_000)),
+            Waiting::tag(1, &CLIENT, &CLIENT, (40_000, 80)),
+            Waiting::tag(1, &[1, 0, 0xffff_0000, 0x0100_007f], &SERVER, (40_000, 80)),
+        ] {
+            assert_ne!(tag, other);
+        }
+    }
+
+    #[test]
+    fn a_client_has_three_lines() {
+        for port in 0..=u16::MAX {
+            let [near, far, next] = Waiting::lines(0x8123_4f40, port);
+            assert!(
+                near < NEAR_LINES
+                    && (NEAR_LINES..PAIR_LINES).contains(&far)
+                    && (NEAR_LINES..PAIR_LINES).contains(&next)
+            );
+            assert_ne!(far, next);
+        }
+    }
+
+    #[test]
+    fn a_seal_is_broken_by_a_word_of_another() {
+        let seal = Waiting::seal(0x1000, 77, 30, 5);
+        for other in [
+            Waiting::seal(0x1800, 77, 30, 5),
+            Waiting::seal(0x1000, 78, 30, 5),
+            Waiting::seal(0x1000, 77, 31, 5),
+            Waiting::seal(0x1000, 77, 30, 6),
+            Waiting::seal(0, 77, 30, 5),
+        ] {
+            assert_ne!(seal, other);
+        }
+    }
 }

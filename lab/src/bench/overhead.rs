@@ -46,6 +46,9 @@ pub struct Options {
     /// default.
     #[arg(long = "with", value_name = "PROBE", value_delimiter = ',', num_args = 0.., default_value = "tcp,drops")]
     probes: Vec<Probe>,
+    /// Measure these alone.
+    #[arg(long = "workload", value_name = "WORKLOAD", value_delimiter = ',', default_value = "rr,crr,udp-rr,stream")]
+    workloads: Vec<Workload>,
     /// Write the table as Markdown to this file too.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -73,17 +76,29 @@ const ORDERS: [[usize; 4]; 4] = [[0, 1, 3, 2], [1, 2, 0, 3], [2, 3, 1, 0], [3, 0
 const FIRST_PORT: u16 = 7_000;
 const LAST_PORT: u16 = 30_000;
 
-/// A workload, its name, and the least that its ratio to the empty programs may be.
-const WORKLOADS: [(Workload, &str, f64); 4] = [
-    (Workload::Rr, "TCP request and response", 0.985),
-    (Workload::Crr, "a TCP connection for each request", 0.955),
-    (Workload::UdpRr, "UDP request and response", 0.975),
-    (Workload::Stream, "TCP stream", 0.98),
+/// What the ratios of a workload may be at least.
+struct Budget {
+    workload: Workload,
+    name: &'static str,
+    /// Of the real programs to the empty ones.
+    on: f64,
+    /// Of the socket mode to nothing at all. It has no programs for UDP.
+    sockets: Option<f64>,
+}
+
+const BUDGETS: [Budget; 4] = [
+    Budget { workload: Workload::Rr, name: "TCP request and response", on: 0.985, sockets: Some(0.99) },
+    Budget { workload: Workload::Crr, name: "a TCP connection for each request", on: 0.955, sockets: Some(0.98) },
+    Budget { workload: Workload::UdpRr, name: "UDP request and response", on: 0.975, sockets: None },
+    Budget { workload: Workload::Stream, name: "TCP stream", on: 0.98, sockets: None },
 ];
 
-/// The least that the ratio of the socket mode to nothing at all may be, in the order of [`WORKLOADS`]. It has no programs
-/// for UDP.
-const SOCKETS: [Option<f64>; 4] = [Some(0.99), Some(0.98), None, None];
+impl Options {
+    /// What is measured.
+    fn budgets(&self) -> impl Iterator<Item = &'static Budget> {
+        BUDGETS.iter().filter(|budget| self.workloads.contains(&budget.workload))
+    }
+}
 
 impl Variant {
     const fn name(self) -> &'static str {
@@ -108,7 +123,7 @@ pub fn overhead(options: &Options) -> Result<ExitCode> {
     let mut rates = Rates::new();
     let mut connections = BTreeMap::<Variant, u64>::new();
     for round in 0..options.rounds {
-        for (workload, name, _) in WORKLOADS {
+        for &Budget { workload, name, .. } in options.budgets() {
             eprint!("\rround {} of {}: {name:40}", round + 1, options.rounds);
             for at in ORDERS[round % ORDERS.len()] {
                 let (rate, opened) = bench.measure(workload, VARIANTS[at])?;
@@ -128,7 +143,7 @@ fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(["workload", "on / empty", "budget", "verdict", "on / off", "empty / off"]);
     let mut met = true;
-    for (workload, name, budget) in WORKLOADS {
+    for &Budget { workload, name, on: budget, .. } in options.budgets() {
         let of = |variant| rates.get(&(workload, variant)).map(Vec::as_slice).unwrap_or_default();
         let ratio = |of_variant, to| Spread::of_ratios(of(of_variant), of(to)).context("no round was measured");
         let on = ratio(Variant::On, Variant::Empty)?;
@@ -143,7 +158,7 @@ fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
             ratio(Variant::Empty, Variant::Off)?.to_string(),
         ]);
     }
-    let (sockets, sockets_met) = sockets_table(rates)?;
+    let (sockets, sockets_met) = sockets_table(rates, options)?;
     met &= sockets_met;
     println!("{table}\n{sockets}");
     println!(
@@ -166,12 +181,12 @@ fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
 }
 
 /// The mode that counts by sockets, against nothing at all; and whether it is within its budget.
-fn sockets_table(rates: &Rates) -> Result<(Table, bool)> {
+fn sockets_table(rates: &Rates, options: &Options) -> Result<(Table, bool)> {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(["workload", "sockets / off", "budget", "verdict"]);
     let mut met = true;
-    for ((workload, name, _), budget) in WORKLOADS.into_iter().zip(SOCKETS) {
+    for &Budget { workload, name, sockets: budget, .. } in options.budgets() {
         let of = |variant| rates.get(&(workload, variant)).map(Vec::as_slice).unwrap_or_default();
         let ratio = Spread::of_ratios(of(Variant::Sockets), of(Variant::Off)).context("no round was measured")?;
         let good = budget.is_none_or(|budget| ratio.median >= budget);

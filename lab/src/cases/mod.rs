@@ -114,6 +114,7 @@ pub const CASES: &[Case] = &[
     Case { name: "unix_sockets", body: unix::unix_sockets, both_tables: false },
     Case { name: "sockets_payload", body: sockets::sockets_payload, both_tables: false },
     Case { name: "sockets_live", body: sockets::sockets_live, both_tables: false },
+    Case { name: "sockets_waiting", body: sockets::sockets_waiting, both_tables: false },
     Case { name: "sockets_restart", body: sockets::sockets_restart, both_tables: false },
     Case { name: "run_queue", body: runqueue::run_queue, both_tables: false },
 ];

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, ensure};
 use super::PATIENCE;
 use super::restart::Monotonic;
 use super::stage::{Scale, Stage, wait_for_pods};
+use super::tcp::{accept, opened};
 use super::ways::{CLIENT, HERE, SERVER, THERE, Way};
-use crate::actor::{Command, ServeMode};
+use crate::actor::{Command, Fault, ServeMode};
 use crate::agent::Agent;
 use crate::pod::{Pod, PodSpec};
 use crate::samples::Samples;
@@ -17,6 +18,7 @@ use crate::samples::Samples;
 const PAYLOAD: &str = "observer_tcp_payload_bytes_total";
 const OPENED: &str = "observer_tcp_connections_opened_total";
 const ACTIVE: &str = "observer_tcp_connections_active";
+const LOSSES: &str = "observer_agent_kernel_losses_total";
 const MODE: [&str; 2] = ["--traffic.accounting", "sockets"];
 
 struct Scene {
@@ -200,6 +202,31 @@ pub fn sockets_live(_: Scale, _: Option<u32>) -> Result<()> {
         let port = to.port().to_string();
         let none = agent.scrape_until(PATIENCE, |samples| samples.sum(ACTIVE, &[("port", &port)]) == 0.0)?;
         ensure!(none.sum(ACTIVE, &[("port", &port)]) == 0.0, "connections are active that are closed");
+    }
+    agent.terminate()
+}
+
+/// Clients that wait for their servers, more at once than have a place in the first lines: the server accepts none before its
+/// first data. All are named at both ends. The last way is to a server of both families.
+pub fn sockets_waiting(_: Scale, _: Option<u32>) -> Result<()> {
+    const CLIENTS: u64 = 300;
+    let scene = Scene::new()?;
+    let agent = scene.agent()?;
+    let ways = scene.ways()?;
+    let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+    let near = ways.iter().filter(|way| way.server_pod == HERE);
+    for (way, address) in near.map(|way| (way, way.any_port())).chain([(&ways[0], both)]) {
+        let listen = Fault::Listen { address, backlog: 4_096, defer_s: 60 };
+        let (listener, at) = opened(way.server, listen)?;
+        let to = SocketAddr::new(way.address, at.port());
+        let waiting = (0..CLIENTS).map(|_| way.open(to)).collect::<Result<Vec<_>>>()?;
+        for connection in &waiting {
+            way.client.traffic(&Command::TcpWrite { connection: *connection, bytes: 10, reply_bytes: 0 })?;
+            accept(way.server, listener)?;
+        }
+        let samples = way.expect(&agent, to, CLIENTS * 10, 0, CLIENTS)?;
+        let full = [("reason", "connections_full")];
+        ensure!(samples.sum(LOSSES, &full) == 0.0, "a client that waited lost its place");
     }
     agent.terminate()
 }

@@ -112,14 +112,14 @@ impl Way<'_> {
 /// Room for all connections of a case.
 const BACKLOG: u32 = 4096;
 
-fn opened(container: &Container, fault: Fault) -> Result<(u64, SocketAddr)> {
+pub(super) fn opened(container: &Container, fault: Fault) -> Result<(u64, SocketAddr)> {
     match container.run(&Command::Fault(fault))? {
         Answer::Opened { connection, local } => Ok((connection, local)),
         other => bail!("the answer was {other:?}"),
     }
 }
 
-fn accept(container: &Container, listener: u64) -> Result<u64> {
+pub(super) fn accept(container: &Container, listener: u64) -> Result<u64> {
     opened(container, Fault::Accept { listener }).map(|(connection, _)| connection)
 }
 

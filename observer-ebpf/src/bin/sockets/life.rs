@@ -12,7 +12,7 @@ use crate::{
     live::{self, Refused},
     maps::{LOSSES, RARE, TCP_QUALITY, lose},
     own::SOCKET_BASES,
-    pairs,
+    pairs::{self, Client, End},
     payload::{self, Carries},
     slot::{self, Caller, NONE},
     sock::{self, Peer, Sock},
@@ -22,39 +22,51 @@ use crate::{
 #[inline(always)]
 pub fn established<S: Carries>(socket: S, dialed: bool) {
     if socket.is_tcp() {
-        begins::<S>(socket.address(), dialed);
+        socket.begins(dialed);
     }
 }
 
-/// Not inlined: the copy of the socket must not be in the program's own part of the stack, which the verifier of kernel 5.10
-/// adds to that of all that ends call (512 bytes at most).
+/// The socket at this address is established. Not inlined: the copy of the socket must not be in the program's own part of the
+/// stack, which the verifier of kernel 5.10 adds to that of all that ends call (512 bytes at most).
 #[inline(never)]
-fn begins<S: Full>(sk: u64, dialed: bool) {
+pub fn begins_by_copy(sk: u64, dialed: bool) {
     let mut sock = MaybeUninit::uninit();
     let sock = Sock::read(sk, &mut sock);
-    if !sock.is_loopback() {
-        let caller = if dialed { Caller::Us } else { Caller::Them };
-        begin::<S>(sk, slot::by_key(sk, sock, caller), dialed);
+    begins(Address(sk), sock, dialed, |caller| slot::by_key(sk, sock, caller));
+}
+
+/// A socket is established. `peer` tells of it what `far` needs, which finds the slot of one whose peer is on another machine.
+#[inline(always)]
+pub fn begins<S: Full>(socket: S, peer: &impl End, dialed: bool, far: impl FnOnce(Caller) -> u32) {
+    let sk = socket.address();
+    if !peer.is_loopback() {
+        let slot = far(if dialed { Caller::Us } else { Caller::Them });
+        begin::<S>(sk, slot, socket.measures(), dialed);
     } else if dialed {
         // Its server is established next, and counts both.
-        pairs::leave(sk, sock);
+        pairs::leave(peer, Client { socket: sk, cgroup: socket.cgroup_id(), measures: socket.measures() });
     } else {
-        let client = pairs::meet(sock);
-        let cgroup = sock::cgroup_id(sk);
-        let peer = if client == 0 { 0 } else { sock::cgroup_id(client) };
-        if client != 0 {
-            let us = ends::port_and_flags(sock.num(), Role::Client, sock);
-            begin::<S>(client, ends::slot(client, peer, cgroup, us), true);
+        let cgroup = socket.cgroup_id();
+        let flags = |role| ends::port_and_flags(peer.num(), role, peer);
+        let mut client_cgroup = 0;
+        if let Some(client) = pairs::meet(peer) {
+            client_cgroup = client.cgroup;
+            let slot = ends::slot(client.socket, client_cgroup, cgroup, flags(Role::Client));
+            begin::<S>(client.socket, slot, client.measures, true);
         }
-        begin::<S>(sk, ends::slot(sk, cgroup, peer, ends::port_and_flags(sock.num(), Role::Server, sock)), false);
+        begin::<S>(sk, ends::slot(sk, cgroup, client_cgroup, flags(Role::Server)), socket.measures(), false);
     }
 }
 
 /// A connection of this slot begins.
+#[inline(always)]
+fn begin<S: Full>(sk: u64, slot: u32, measures: Measures, dialed: bool) {
+    begin_by_words::<S>(sk, slot, measures.round_trip, measures.retransmitted, dialed);
+}
+
 #[inline(never)]
-fn begin<S: Full>(sk: u64, slot: u32, dialed: bool) {
+fn begin_by_words<S: Full>(sk: u64, slot: u32, round_trip: u32, retransmitted: u32, dialed: bool) {
     let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) else { return };
-    let Measures { round_trip, retransmitted } = Address(sk).measures();
     if dialed && retransmitted != 0 {
         // SAFETY: the map gave a valid, aligned pointer.
         unsafe { add(&raw mut (*counters).events.retransmitted, retransmitted.into()) };

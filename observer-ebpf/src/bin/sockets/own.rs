@@ -9,7 +9,7 @@ use aya_ebpf::{
 use observer_common::{
     abi,
     counters::PacketCounters,
-    sockets::{Asked, BATCH, Base, MAX_BASES, PAIR_LINES},
+    sockets::{Asked, BATCH, Base, MAX_BASES, PAIR_LINES, Waiting},
 };
 
 // Of these, bytes are payload and packets stay 0 (see `payload.rs`).
@@ -26,7 +26,7 @@ pub static SOCKET_BASES: HashMap<u64, Base> = HashMap::with_max_entries(MAX_BASE
 pub static SOCKETS_OLDER: Array<u64> = Array::with_max_entries(1, 0);
 
 #[map]
-pub static SOCKET_PAIRS: Array<u64> = Array::with_max_entries(PAIR_LINES, 0);
+pub static SOCKET_PAIRS: Array<Waiting> = Array::with_max_entries(PAIR_LINES, 0);
 
 #[map]
 pub static SOCKETS_ASKED: Array<Asked> = Array::with_max_entries(BATCH, BPF_F_MMAPABLE);

@@ -1,65 +1,133 @@
 //! The ends of a connection over loopback meet.
 //!
 //! No packet is seen in this mode, so nobody can be asked whose socket the other end is. But both ends become established
-//! on this machine, the client first: it leaves its address in a line, and the server finds it there. The line is chosen by
-//! the namespace and the client's port. It says nothing by itself: the socket that it leads to is the other end when its
-//! addresses and ports say so.
+//! on this machine, the client first: it leaves in a line who it is, and the server finds it there. The line is chosen by
+//! the namespace and the client's port, and sealed with the addresses and ports of both, so that it is read by the server of
+//! this connection alone.
 
-use observer_common::{cache::SPREAD, sockets::PAIR_LINES};
+use observer_common::{counters::Loss, sockets::Waiting};
 
 use crate::{
-    ends,
-    maps::SKC_NET,
+    full::{Measures, Pointer},
+    maps::{SKC_NET, lose},
     own::{INET_SPORT, SOCKET_PAIRS},
     sock::{self, Peer, Sock},
 };
 
-#[inline(always)]
-fn line(sock: &Sock, client_port: u16) -> Option<*mut u64> {
-    let namespace: u64 = sock.field(&SKC_NET);
-    let spread = (namespace >> 6).wrapping_mul(SPREAD) >> 48;
-    SOCKET_PAIRS.get_ptr_mut((u32::from(client_port) ^ spread as u32) & (PAIR_LINES - 1))
+/// What both ends of a connection say of themselves.
+pub trait End: Peer {
+    /// The lower half of the address of its network namespace: hardly two have the same.
+    fn net(&self) -> u32;
 }
 
-/// A client waits for its server.
+impl End for Sock {
+    #[inline(always)]
+    fn net(&self) -> u32 {
+        self.field::<u64>(&SKC_NET) as u32
+    }
+}
+
+impl End for Pointer {
+    #[inline(always)]
+    fn net(&self) -> u32 {
+        sock::lower_half(self.load(&SKC_NET))
+    }
+}
+
+/// A client that has waited.
+pub struct Client {
+    /// The address of its socket.
+    pub socket: u64,
+    /// Its cgroup.
+    pub cgroup: u64,
+    /// What the kernel had measured when it was established.
+    pub measures: Measures,
+}
+
+/// A client begins to wait for its server.
 #[inline(always)]
-pub fn leave(sk: u64, sock: &Sock) {
-    if let Some(line) = line(sock, sock.num()) {
-        // SAFETY: the map gave a valid, aligned pointer; one word, so a reader sees old or new.
-        unsafe { line.write_volatile(sk) };
+pub fn leave(sock: &impl End, client: Client) {
+    let [near, far, next] = Waiting::lines(sock.net(), sock.num());
+    let is_free = |line: &*mut Waiting| is_of(*line, 0);
+    let found = line(near).filter(is_free).or_else(|| line(far).filter(is_free)).or_else(|| {
+        let last = line(next)?;
+        if !is_free(&last) {
+            // The one that waited there counts when it ends: see `life::never_seen`.
+            lose(Loss::ConnectionsFull);
+        }
+        Some(last)
+    });
+    let Some(line) = found else { return };
+    let Client { socket, cgroup, measures: Measures { round_trip, retransmitted } } = client;
+    let measures = u64::from(retransmitted) << 32 | u64::from(round_trip);
+    let tag = Waiting::tag(sock.net(), &sock.local(), &sock.remote(), (sock.num(), u16::from_be(sock.dport())));
+    // SAFETY: the map gave a valid, aligned pointer; whoever reads half of it sees that the seal is broken.
+    unsafe {
+        (&raw mut (*line).socket).write_volatile(socket);
+        (&raw mut (*line).cgroup).write_volatile(cgroup);
+        (&raw mut (*line).measures).write_volatile(measures);
+        let sealed = Waiting::seal(sock::lower_half(socket), cgroup, measures, tag);
+        (&raw mut (*line).sealed).write_volatile(sealed);
     }
 }
 
 /// A client that no server has found: true once.
 #[inline(always)]
-pub fn take_back(sk: u64, sock: &Sock) -> bool {
+pub fn take_back(sk: u64, sock: &impl End) -> bool {
     // The socket may have given its port back already.
-    let client_port = u16::from_be(sock::read(sk, &INET_SPORT));
-    let Some(line) = line(sock, client_port) else { return false };
-    // SAFETY: as above.
-    unsafe {
-        if line.read_volatile() != sk {
-            return false;
-        }
-        line.write_volatile(0);
-    }
-    true
+    let [near, far, next] = Waiting::lines(sock.net(), u16::from_be(sock::read(sk, &INET_SPORT)));
+    let is_its = |line: &*mut Waiting| is_of(*line, sk);
+    let found = line(near).filter(is_its).or_else(|| line(far).filter(is_its)).or_else(|| line(next).filter(is_its));
+    found.is_some_and(|line| {
+        free(line);
+        true
+    })
 }
 
-/// The client of a server that is established now, or 0.
-#[inline(never)]
-pub fn meet(sock: &Sock) -> u64 {
+/// The client of a server that is established now.
+#[inline(always)]
+pub fn meet(sock: &impl End) -> Option<Client> {
     let port = u16::from_be(sock.dport());
-    let Some(line) = line(sock, port) else { return 0 };
-    // SAFETY: as above.
-    let client = unsafe { line.read_volatile() };
-    if client == 0 {
-        return 0;
+    let tag = Waiting::tag(sock.net(), &sock.remote(), &sock.local(), (port, sock.num()));
+    let [near, far, next] = Waiting::lines(sock.net(), port);
+    waiting(near, tag).or_else(|| waiting(far, tag)).or_else(|| waiting(next, tag))
+}
+
+/// The client in a line, which is another's from now on.
+#[inline(always)]
+fn waiting(index: u32, tag: u64) -> Option<Client> {
+    let line = line(index)?;
+    // SAFETY: the map gave a valid, aligned pointer.
+    let (socket, cgroup, measures, sealed) = unsafe {
+        (
+            (&raw const (*line).socket).read_volatile(),
+            (&raw const (*line).cgroup).read_volatile(),
+            (&raw const (*line).measures).read_volatile(),
+            (&raw const (*line).sealed).read_volatile(),
+        )
+    };
+    if socket == 0 || sealed != Waiting::seal(socket as u32, cgroup, measures, tag) {
+        return None;
     }
-    if !ends::are_ends(sock, client) {
-        return 0;
-    }
-    // SAFETY: as above.
-    unsafe { line.write_volatile(0) };
-    client
+    free(line);
+    let measures = Measures { round_trip: measures as u32, retransmitted: (measures >> 32) as u32 };
+    Some(Client { socket, cgroup, measures })
+}
+
+/// This socket waits in a line, or nobody (0).
+#[inline(always)]
+fn is_of(line: *mut Waiting, socket: u64) -> bool {
+    // SAFETY: a line of the map.
+    unsafe { (&raw const (*line).socket).read_volatile() == socket }
+}
+
+#[inline(always)]
+fn free(line: *mut Waiting) {
+    // SAFETY: a line of the map; one word, so a reader sees old or new.
+    unsafe { (&raw mut (*line).socket).write_volatile(0) };
+}
+
+#[inline(always)]
+fn line(index: u32) -> Option<*mut Waiting> {
+    SOCKET_PAIRS.get_ptr_mut(index)
 }

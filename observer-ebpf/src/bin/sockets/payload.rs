@@ -13,6 +13,7 @@ use observer_common::{abi, sockets::Base};
 use crate::{
     add::add,
     full::{Address, Full, Pointer, load},
+    life,
     maps::SK_PROTOCOL,
     own::{
         COUNTERS, SK_FLAGS, SK_LOCK, SK_OWNED, SLOTS_PER_CPU, SOCKET_BASES, SOCKETS_OLDER, TP_BYTES_RECEIVED,
@@ -31,6 +32,9 @@ pub trait Carries: Full {
     /// Its protocol is TCP: other protocols have the same states.
     fn is_tcp(self) -> bool;
 
+    /// It is established, and of TCP.
+    fn begins(self, dialed: bool);
+
     /// What it has counted in its life. Nothing else happens to it in its hook, so this is exact.
     fn carried(self) -> Base;
 }
@@ -39,6 +43,11 @@ impl Carries for Address {
     #[inline(always)]
     fn is_tcp(self) -> bool {
         sock::is_tcp(self.0)
+    }
+
+    #[inline(always)]
+    fn begins(self, dialed: bool) {
+        life::begins_by_copy(self.0, dialed);
     }
 
     #[inline(always)]
@@ -51,6 +60,11 @@ impl Carries for Pointer {
     #[inline(always)]
     fn is_tcp(self) -> bool {
         self.load::<u16>(&SK_PROTOCOL) == TCP
+    }
+
+    #[inline(always)]
+    fn begins(self, dialed: bool) {
+        life::begins(self, &self, dialed, |caller| self.slot(caller));
     }
 
     #[inline(always)]
@@ -70,8 +84,8 @@ impl Carries for Pointer {
     }
 }
 
-/// What the socket at an address has counted while the socket goes on on another CPU: never more than it is, and whether it is that exactly. It is while
-/// nothing happens to the socket.
+/// What the socket at an address has counted while the socket goes on on another CPU: never more than it is, and whether it is
+/// that exactly. It is while nothing happens to the socket.
 #[inline(always)]
 pub fn while_busy(sk: u64) -> (Base, bool) {
     let rx = received(sk);

@@ -2,11 +2,14 @@
 
 use core::mem::MaybeUninit;
 
-use observer_common::edge::{EdgeKey, Role, flags};
+use observer_common::{
+    cache,
+    edge::{EdgeKey, Role, flags},
+};
 
 use crate::{
     edges,
-    maps::{SKC_NET, SKC_RCV_SADDR, SKC_V6_RCV_SADDR},
+    maps::{PEERS, SKC_NET},
     slot::{NONE, TCP},
     sock::{self, Peer, Sock},
 };
@@ -22,22 +25,29 @@ pub fn are_ends(sock: &Sock, other: u64) -> bool {
 /// Each has the other's address, in one namespace.
 #[inline(always)]
 fn are_mirrored(one: &Sock, other: &Sock) -> bool {
-    if one.field::<u64>(&SKC_NET) != other.field::<u64>(&SKC_NET) || one.is_ipv6() != other.is_ipv6() {
-        return false;
-    }
-    if !one.is_ipv6() {
-        return one.daddr() == other.field(&SKC_RCV_SADDR) && other.daddr() == one.field(&SKC_RCV_SADDR);
-    }
     let same = |one: [u32; 4], other: [u32; 4]| {
         (one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]) | (one[3] ^ other[3]) == 0
     };
-    same(one.v6_daddr(), other.field(&SKC_V6_RCV_SADDR)) && same(other.v6_daddr(), one.field(&SKC_V6_RCV_SADDR))
+    one.field::<u64>(&SKC_NET) == other.field::<u64>(&SKC_NET)
+        && same(one.remote(), other.local())
+        && same(other.remote(), one.local())
 }
 
 /// The slot of one end in `cgroup` whose other end is in the cgroup `peer` (0: nobody's). [`NONE`] when it is not observed.
 /// `sk` is this end.
-#[inline(never)]
+#[inline(always)]
 pub fn slot(sk: u64, cgroup: u64, peer: u64, port_and_flags: u32) -> u32 {
+    let tag = cache::ends_tag(cgroup, peer, port_and_flags);
+    match PEERS.get(cache::peer_index(tag)).map_or(0, |line| cache::slot_of(*line, tag)) {
+        0 => find(sk, cgroup, peer, port_and_flags),
+        slot => slot,
+    }
+}
+
+/// The long way. What is found is kept in a line of the cache of peers, but not what an edge that is new was given: that may be
+/// its container's spare slot.
+#[inline(never)]
+fn find(sk: u64, cgroup: u64, peer: u64, port_and_flags: u32) -> u32 {
     let key = EdgeKey {
         cgroup,
         peer: [peer as u32, (peer >> 32) as u32, 0, 0],
@@ -48,6 +58,11 @@ pub fn slot(sk: u64, cgroup: u64, peer: u64, port_and_flags: u32) -> u32 {
     };
     let slot = edges::known(&key);
     if slot != 0 {
+        let tag = cache::ends_tag(cgroup, peer, port_and_flags);
+        if let Some(line) = PEERS.get_ptr_mut(cache::peer_index(tag)) {
+            // SAFETY: the map gave a valid, aligned pointer; a line is one word, so a reader sees old or new.
+            unsafe { line.write_volatile(cache::line(tag, slot)) };
+        }
         slot
     } else if sock::is_observed(sk) {
         edges::slot(&key)
@@ -58,7 +73,7 @@ pub fn slot(sk: u64, cgroup: u64, peer: u64, port_and_flags: u32) -> u32 {
 
 /// The last argument of [`slot`]: a function of the kernel's programs takes five at most.
 #[inline(always)]
-pub fn port_and_flags(port: u16, role: Role, sock: &Sock) -> u32 {
+pub fn port_and_flags(port: u16, role: Role, sock: &impl Peer) -> u32 {
     let family = if sock.is_ipv6() { flags::IPV6 } else { 0 };
     u32::from(port) | u32::from(role as u8 | flags::LOOPBACK | family) << 16
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{Global, helpers::generated::bpf_skc_to_tcp_sock};
 use crate::{
     maps::{
         CGROUP_KN, KN_ID, SK_CGROUP, SK_ERR, SK_PROTOCOL, SKC_COOKIE, SKC_DADDR, SKC_DPORT, SKC_FAMILY, SKC_NUM,
-        SKC_V6_DADDR, TP_SRTT_US, TP_TOTAL_RETRANS,
+        SKC_RCV_SADDR, SKC_V6_DADDR, SKC_V6_RCV_SADDR, TP_SRTT_US, TP_TOTAL_RETRANS,
     },
     slot::{self, Caller},
     sock::{self, Peer},
@@ -16,6 +16,7 @@ use crate::{
 const TCP: u16 = 6;
 
 /// What the kernel has measured of a connection.
+#[derive(Clone, Copy)]
 pub struct Measures {
     /// The smoothed round trip time, in microseconds; 0 when there is none.
     pub round_trip: u32,
@@ -33,6 +34,9 @@ pub trait Full: Copy {
 
     /// Its slot; [`slot::NONE`] when it is not observed, or is not TCP's: other protocols have the same states.
     fn slot(self, caller: Caller) -> u32;
+
+    /// The id of its cgroup v2; 0 where the kernel keeps something else in its place (cgroup v1's net_cls).
+    fn cgroup_id(self) -> u64;
 
     /// What the kernel has measured.
     fn measures(self) -> Measures;
@@ -60,6 +64,11 @@ impl Full for Address {
     }
 
     #[inline(always)]
+    fn cgroup_id(self) -> u64 {
+        sock::cgroup_id(self.0)
+    }
+
+    #[inline(always)]
     fn measures(self) -> Measures {
         let round_trip: u32 = sock::read(self.0, &TP_SRTT_US);
         Measures { round_trip: round_trip >> 3, retransmitted: sock::read(self.0, &TP_TOTAL_RETRANS) }
@@ -82,13 +91,11 @@ impl Pointer {
         load(self.0, offset.load() as usize)
     }
 
-    /// The id of its cgroup v2, as [`sock::cgroup_id`] reads it. Before kernel 5.15 (`struct sock_cgroup_data` of
-    /// include/linux/cgroup-defs.h) the verifier knows no pointer there, and the program is not loaded.
+    /// Loads an IPv6 address.
     #[inline(always)]
-    fn cgroup_id(self) -> u64 {
-        let cgroup: *const u8 = self.load(&SK_CGROUP);
-        let node: *const u8 = load(cgroup, CGROUP_KN.load() as usize);
-        load(node, KN_ID.load() as usize)
+    fn words(self, offset: &Global<u32>) -> [u32; 4] {
+        let at = offset.load() as usize;
+        [load(self.0, at), load(self.0, at + 4), load(self.0, at + 8), load(self.0, at + 12)]
     }
 }
 
@@ -105,8 +112,7 @@ impl Peer for Pointer {
 
     #[inline(always)]
     fn v6_daddr(&self) -> [u32; 4] {
-        let at = SKC_V6_DADDR.load() as usize;
-        [load(self.0, at), load(self.0, at + 4), load(self.0, at + 8), load(self.0, at + 12)]
+        self.words(&SKC_V6_DADDR)
     }
 
     #[inline(always)]
@@ -122,6 +128,16 @@ impl Peer for Pointer {
     #[inline(always)]
     fn family(&self) -> u16 {
         self.load(&SKC_FAMILY)
+    }
+
+    #[inline(always)]
+    fn rcv_saddr(&self) -> u32 {
+        self.load(&SKC_RCV_SADDR)
+    }
+
+    #[inline(always)]
+    fn v6_rcv_saddr(&self) -> [u32; 4] {
+        self.words(&SKC_V6_RCV_SADDR)
     }
 }
 
@@ -144,6 +160,15 @@ impl Full for Pointer {
             slot = slot::by_peer(self.cgroup_id(), &self);
         }
         if slot == 0 { slot::find(self.address(), caller) } else { slot }
+    }
+
+    /// As [`sock::cgroup_id`] reads it. Before kernel 5.15 (`struct sock_cgroup_data` of include/linux/cgroup-defs.h) the
+    /// verifier knows no pointer there, and the program is not loaded.
+    #[inline(always)]
+    fn cgroup_id(self) -> u64 {
+        let cgroup: *const u8 = self.load(&SK_CGROUP);
+        let node: *const u8 = load(cgroup, CGROUP_KN.load() as usize);
+        load(node, KN_ID.load() as usize)
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ use observer_common::tcp::{Connection, LiveLine, live_index};
 use crate::{
     exchange::compare_exchange,
     maps::{TCP_LINES, TCP_LIVE},
+    sock::lower_half,
 };
 
 /// Why a connection has no place.
@@ -73,22 +74,4 @@ pub fn remove(sk: u64, lines: bool) -> Option<Connection> {
 #[inline(always)]
 fn line(sk: u64) -> Option<*mut LiveLine> {
     TCP_LINES.get_ptr_mut(live_index(lower_half(sk)))
-}
-
-/// The lower half of an address. The verifier may know it as that of a socket, with which no program calculates; to copy a
-/// half of it is allowed.
-#[inline(always)]
-fn lower_half(address: u64) -> u32 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let half: u64;
-        // SAFETY: a move between two registers.
-        unsafe { core::arch::asm!("w0 = w1", in("r1") address, lateout("r0") half, options(pure, nomem, nostack)) };
-        half as u32
-    }
-    // Not the kernel: an editor or a check on the host.
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        address as u32
-    }
 }

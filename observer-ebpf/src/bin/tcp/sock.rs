@@ -57,6 +57,10 @@ pub trait Peer {
     fn num(&self) -> u16;
     /// The address family.
     fn family(&self) -> u16;
+    /// The socket's own IPv4 address, in network byte order.
+    fn rcv_saddr(&self) -> u32;
+    /// The socket's own IPv6 address, in network byte order.
+    fn v6_rcv_saddr(&self) -> [u32; 4];
 
     /// Its packets are IPv6; a socket of that family may speak IPv4.
     #[inline(always)]
@@ -69,6 +73,25 @@ pub trait Peer {
     #[inline(always)]
     fn remote(&self) -> [u32; 4] {
         if self.is_ipv6() { self.v6_daddr() } else { [0, 0, MAPPED, self.daddr()] }
+    }
+
+    /// The socket's own address in the same form.
+    #[inline(always)]
+    fn local(&self) -> [u32; 4] {
+        if self.is_ipv6() { self.v6_rcv_saddr() } else { [0, 0, MAPPED, self.rcv_saddr()] }
+    }
+
+    /// Its packets stay on this host: a loopback address, or its own.
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        if self.is_ipv6() {
+            let (peer, own) = (self.v6_daddr(), self.v6_rcv_saddr());
+            let is_one = peer[0] | peer[1] | peer[2] == 0 && u32::from_be(peer[3]) == 1;
+            is_one || (peer[0] == own[0] && peer[1] == own[1] && peer[2] == own[2] && peer[3] == own[3])
+        } else {
+            let peer = self.daddr();
+            u32::from_be(peer) >> 24 == 127 || peer == self.rcv_saddr()
+        }
     }
 }
 
@@ -95,19 +118,6 @@ impl Sock {
         // SAFETY: the loader checked that every field lies within what was read, and that the kernel's alignment is `T`'s.
         // The verifier knows the offset as a constant.
         unsafe { core::ptr::read_volatile(self.bytes.as_ptr().byte_add(offset.load() as usize).cast::<T>()) }
-    }
-
-    /// Its packets stay on this host: a loopback address, or its own.
-    #[inline(always)]
-    pub fn is_loopback(&self) -> bool {
-        if self.is_ipv6() {
-            let (peer, own) = (self.v6_daddr(), self.words(&SKC_V6_RCV_SADDR));
-            let is_one = peer[0] | peer[1] | peer[2] == 0 && u32::from_be(peer[3]) == 1;
-            is_one || (peer[0] == own[0] && peer[1] == own[1] && peer[2] == own[2] && peer[3] == own[3])
-        } else {
-            let peer = self.daddr();
-            u32::from_be(peer) >> 24 == 127 || peer == self.field::<u32>(&SKC_RCV_SADDR)
-        }
     }
 
     #[inline(always)]
@@ -145,6 +155,16 @@ impl Peer for Sock {
     #[inline(always)]
     fn family(&self) -> u16 {
         self.field(&SKC_FAMILY)
+    }
+
+    #[inline(always)]
+    fn rcv_saddr(&self) -> u32 {
+        self.field(&SKC_RCV_SADDR)
+    }
+
+    #[inline(always)]
+    fn v6_rcv_saddr(&self) -> [u32; 4] {
+        self.words(&SKC_V6_RCV_SADDR)
     }
 }
 
@@ -189,6 +209,24 @@ pub fn is_observed(sk: u64) -> bool {
         node = read(node, &KN_PARENT);
     }
     false
+}
+
+/// The lower half of an address. The verifier may know it as that of a structure, with which no program calculates; to copy
+/// a half of it is allowed.
+#[inline(always)]
+pub fn lower_half(address: u64) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let half: u64;
+        // SAFETY: a move between two registers.
+        unsafe { core::arch::asm!("w0 = w1", in("r1") address, lateout("r0") half, options(pure, nomem, nostack)) };
+        half as u32
+    }
+    // Not the kernel: an editor or a check on the host.
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        address as u32
+    }
 }
 
 /// The address of the `struct kernfs_node` of a full socket's cgroup.
