@@ -32,10 +32,11 @@ use crate::{node, process};
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// How often each workload is measured with each variant.
-    #[arg(long, default_value_t = 21)]
+    #[arg(long, default_value_t = 60)]
     rounds: usize,
-    /// How long one measurement takes, in milliseconds.
-    #[arg(long, default_value_t = 700)]
+    /// How long one measurement takes, in milliseconds. From about half a second on a measurement of connections takes all ports
+    /// that the kernel has for clients, and measures how it looks for a free one.
+    #[arg(long, default_value_t = 150)]
     milliseconds: u64,
     /// The processor that client and server share.
     #[arg(long, default_value_t = 1)]

@@ -4,14 +4,13 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::JoinHandle,
     time::Instant,
 };
 
 use aya::maps::MapError;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::{TRAFFIC_PROBE, interfaces::Interfaces};
+use super::{TRAFFIC_PROBE, interfaces::Interfaces, older::OlderConnections};
 use crate::{
     http::{Latch, Readiness},
     identity::{Snapshot, gone_inside},
@@ -103,12 +102,7 @@ pub(super) struct KernelHooks {
     /// Cgroups that could not be attached to, with the reason.
     failed: HashMap<u64, String>,
     swept: bool,
-    /// Connections were looked for that are older than the agent.
-    adopted: bool,
-    /// Processes were met since then that were there before their cgroup was attached to.
-    met_processes: bool,
-    /// The thread that looks for their connections.
-    adopting: Option<JoinHandle<()>>,
+    older: OlderConnections,
     /// Not all names could be written down the last time.
     forgetful: bool,
 }
@@ -124,6 +118,7 @@ impl KernelHooks {
         readiness: Arc<Readiness>,
     ) -> Self {
         let failed = HashMap::new();
+        let older = OlderConnections::start(Arc::clone(&table), pins.accounting(), Arc::clone(&readiness));
         Self {
             attacher,
             pins,
@@ -135,9 +130,7 @@ impl KernelHooks {
             readiness,
             failed,
             swept: false,
-            adopted: false,
-            met_processes: false,
-            adopting: None,
+            older,
             forgetful: false,
         }
     }
@@ -172,30 +165,6 @@ impl KernelHooks {
             warn!("names may be lost at a restart, as that of container {}: {error}", container.name);
         }
         self.forgetful = failed.is_some();
-    }
-
-    /// Follows connections that are older than the agent.
-    fn adopt(&mut self) {
-        let is_first = !std::mem::replace(&mut self.adopted, true);
-        self.met_processes |= self.attacher.has_met_processes();
-        if self.pins.accounting() == Accounting::Sockets {
-            // What a connection has carried so far counts when it ends, if nobody has adopted it: at once, and only where no
-            // earlier agent has counted.
-            if std::mem::take(&mut self.met_processes) {
-                adopt(&self.table);
-            }
-        } else if is_first {
-            // One that an earlier agent did not follow loses nothing by being followed now.
-            self.met_processes = false;
-            adopt(&self.table);
-        } else if self.met_processes && self.adopting.as_ref().is_none_or(JoinHandle::is_finished) {
-            // Not here: it looks at all open files of the node, and this thread must win against the first packets of pods.
-            let table = Arc::clone(&self.table);
-            match std::thread::Builder::new().name("older".to_owned()).spawn(move || adopt(&table)) {
-                Ok(thread) => (self.adopting, self.met_processes) = (Some(thread), false),
-                Err(error) => warn!("connections that were there before are counted later: {error}"),
-            }
-        }
     }
 
     fn tell_state(&self) {
@@ -292,7 +261,7 @@ impl SandboxHooks for KernelHooks {
                 let _ = self.attach(point, Instant::now());
             }
         }
-        self.adopt();
+        self.older.look(self.attacher.has_met_processes());
         self.remember(snapshot);
         self.tell_state();
         self.readiness.set(Latch::Hooks);
@@ -320,22 +289,7 @@ impl SandboxHooks for NoHooks {
 
     fn snapshot(&mut self, _: &Arc<Snapshot>) {
         // There is nothing to wait for: the probe's state says what is missing.
-        self.readiness.set(Latch::Hooks);
-        self.readiness.set(Latch::Snapshot);
-    }
-}
-
-/// Looks for connections that are older than the agent, and says what came of it.
-fn adopt(table: &EdgeTable) {
-    match table.adopt_older_connections() {
-        Ok(Some(adopted)) if adopted.full > 0 => {
-            warn!("{} connections that were there before found no place: they are not counted", adopted.full);
-        }
-        Ok(Some(adopted)) if adopted.counted > 0 => {
-            info!(sockets = adopted.counted, "connections that were there before are counted from now on");
-        }
-        Ok(_) => {}
-        Err(error) => warn!("not all connections that were there before are counted: {error}"),
+        [Latch::Hooks, Latch::Older, Latch::Snapshot].into_iter().for_each(|latch| self.readiness.set(latch));
     }
 }
 

@@ -8,6 +8,7 @@ mod follow;
 mod hooks;
 mod housekeeping;
 mod interfaces;
+mod older;
 mod oom_log;
 mod probes;
 mod program_pages;

@@ -9,6 +9,8 @@ pub enum Latch {
     Snapshot,
     /// The hooks of the pods that were there at the start are in force.
     Hooks,
+    /// Connections that are older than the agent are followed.
+    Older,
     /// Everything that tells something is asked by a scrape.
     Serving,
     /// The first lists of the cluster are complete.
@@ -17,14 +19,15 @@ pub enum Latch {
 
 impl Latch {
     /// What an agent waits for.
-    const AGENT: [Self; 3] = [Self::Snapshot, Self::Hooks, Self::Serving];
-    const COUNT: usize = 4;
+    const AGENT: [Self; 4] = [Self::Snapshot, Self::Hooks, Self::Older, Self::Serving];
+    const COUNT: usize = 5;
 
     /// Why the agent is not ready while this has not happened.
     const fn reason(self) -> &'static str {
         match self {
             Self::Snapshot => "the pods of this node are not known yet",
             Self::Hooks => "the kernel hooks are not attached yet",
+            Self::Older => "connections that are older than the agent are still looked for",
             Self::Serving => "the agent is starting",
             Self::Cluster => "the cluster's first lists are not complete yet",
         }

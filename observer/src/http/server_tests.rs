@@ -64,6 +64,8 @@ fn every_path_answers() {
     assert!(status == 503 && !text.contains("hooks"), "{text}");
     readiness.set(Latch::Snapshot);
     assert_eq!(get(at, "/readyz").0, 503);
+    readiness.set(Latch::Older);
+    assert_eq!(get(at, "/readyz").0, 503);
     readiness.set(Latch::Serving);
     assert_eq!(get(at, "/readyz").0, 200);
     server.stop().unwrap();

@@ -19,6 +19,7 @@ use observer_common::{
 };
 
 pub use self::leaving::{Closing, Meanwhile};
+pub use self::older::Found;
 pub(in crate::kernel) use self::{carried::Carried, connections::Connections, older::Older};
 use super::mapping::Mapping;
 

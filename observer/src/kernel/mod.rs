@@ -25,7 +25,7 @@ pub use attach::Attacher;
 pub use decisions::DecisionMap;
 pub use dns::{DnsLosses, DnsRecords, PeerNames};
 pub use dns_clients::DnsClients;
-pub use edge_table::{Closing, EdgeReading, EdgeTable, Leaving, Losses, Slot, SlotUse};
+pub use edge_table::{Closing, EdgeReading, EdgeTable, Found, Leaving, Losses, Slot, SlotUse};
 pub use ended::EndedMap;
 pub use interface::InterfaceHooks;
 pub use load::{Kernel, LoadError, LoadOptions, ephemeral_min};

@@ -111,11 +111,10 @@ fn missed<S: Full>(sk: u64) {
 pub fn closed<S: Carries>(socket: S) {
     let sk = socket.address();
     let Some(connection) = live::remove(sk, S::EXCHANGES) else { return never_seen(sk) };
-    let all = socket.carried();
+    let (all, Measures { round_trip, retransmitted }) = socket.carried();
     let base = take_base(sk);
     payload::count(connection.slot, all.tx.wrapping_sub(base.tx), all.rx.wrapping_sub(base.rx));
     let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) else { return };
-    let Measures { round_trip, retransmitted } = socket.measures();
     // SAFETY: the map gave a valid, aligned pointer.
     unsafe {
         if retransmitted > connection.retransmitted {
@@ -160,7 +159,7 @@ fn never_seen(sk: u64) {
         return;
     };
     if slot != NONE {
-        let all = Address(sk).carried();
+        let (all, _) = Address(sk).carried();
         payload::count(slot, all.tx, all.rx);
     }
 }

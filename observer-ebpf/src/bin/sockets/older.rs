@@ -6,7 +6,7 @@ use crate::{
     add::add,
     adopt,
     own::{SOCKET_BASES, SOCKETS_OLDER},
-    payload,
+    payload, sock,
 };
 
 /// Counts for a socket from now on. The arguments are those of [`adopt::adopt`]; with `whatever` a socket that
@@ -14,7 +14,7 @@ use crate::{
 #[inline(always)]
 pub fn adopt(sk: u64, other: u64, is_server: bool, whatever: bool) -> Adopted {
     let (now, is_sure) = payload::while_busy(sk);
-    if !is_sure && !whatever && adopt::lives(sk) {
+    if !is_sure && !whatever && adopt::lives(sk) && sock::is_observed(sk) {
         return Adopted::Busy;
     }
     let note = || {

@@ -4,15 +4,12 @@
 //! `bytes_received`: each byte when all before it are there, and one more for the end of the stream
 //! (`tcp_rcv_nxt_update` in net/ipv4/tcp_input.c counts sequence numbers), which is taken off.
 
-use aya_ebpf::{
-    Global,
-    helpers::{bpf_get_smp_processor_id, generated::bpf_skc_to_tcp_sock},
-};
+use aya_ebpf::{Global, helpers::bpf_get_smp_processor_id};
 use observer_common::{abi, sockets::Base};
 
 use crate::{
     add::add,
-    full::{Address, Full, Pointer, load},
+    full::{Address, Full, Measures, Pointer, load},
     life,
     maps::SK_PROTOCOL,
     own::{
@@ -35,8 +32,9 @@ pub trait Carries: Full {
     /// It is established, and of TCP.
     fn begins(self, dialed: bool);
 
-    /// What it has counted in its life. Nothing else happens to it in its hook, so this is exact.
-    fn carried(self) -> Base;
+    /// What it has counted in its life, and what the kernel has measured. Nothing else happens to it in its hook, so this is
+    /// exact.
+    fn carried(self) -> (Base, Measures);
 }
 
 impl Carries for Address {
@@ -51,8 +49,9 @@ impl Carries for Address {
     }
 
     #[inline(always)]
-    fn carried(self) -> Base {
-        Base { tx: sent(self.0), rx: received(self.0).wrapping_sub(has_ended(self.0)) }
+    fn carried(self) -> (Base, Measures) {
+        let base = Base { tx: sent(self.0), rx: received(self.0).wrapping_sub(has_ended(self.0)) };
+        (base, self.measures())
     }
 }
 
@@ -68,19 +67,15 @@ impl Carries for Pointer {
     }
 
     #[inline(always)]
-    fn carried(self) -> Base {
-        // SAFETY: the verifier knows the pointer as that of a socket; the helper answers with the same socket, or with null
-        // when it is not TCP's.
-        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) }.cast_const().cast::<u8>();
-        if tcp.is_null() {
-            return Base::default();
-        }
+    fn carried(self) -> (Base, Measures) {
+        let Some(tcp) = self.tcp() else { return Default::default() };
         let field = |offset: &Global<u32>| load::<u64>(tcp, offset.load() as usize);
         let ended = self.load::<u64>(&SK_FLAGS) >> SOCK_DONE & 1;
-        Base {
+        let base = Base {
             tx: field(&TP_BYTES_SENT).wrapping_sub(field(&TP_BYTES_RETRANS)),
             rx: field(&TP_BYTES_RECEIVED).wrapping_sub(ended),
-        }
+        };
+        (base, Measures::of(tcp))
     }
 }
 

@@ -53,9 +53,13 @@ pub fn lives(sk: u64) -> bool {
     sock::is_tcp(sk) && state::was_established(sock::read::<u8>(sk, &SKC_STATE).into())
 }
 
-/// A connection whose end found nothing.
+/// A connection whose end found nothing. One that begins in this moment, in a socket that was another's, is in its old state
+/// still and is not taken.
 #[inline(always)]
 fn take_back(sk: u64, forget: impl Fn()) {
+    if i32::from(sock::read::<u8>(sk, &SKC_STATE)) != state::CLOSE {
+        return;
+    }
     let Some(connection) = live::remove(sk, false) else { return };
     forget();
     if let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) {

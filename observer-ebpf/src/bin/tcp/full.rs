@@ -16,12 +16,21 @@ use crate::{
 const TCP: u16 = 6;
 
 /// What the kernel has measured of a connection.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Measures {
     /// The smoothed round trip time, in microseconds; 0 when there is none.
     pub round_trip: u32,
     /// Segments that were sent again.
     pub retransmitted: u32,
+}
+
+impl Measures {
+    /// Of a `struct tcp_sock`.
+    #[inline(always)]
+    pub fn of(tcp: *const u8) -> Self {
+        let round_trip: u32 = load(tcp, TP_SRTT_US.load() as usize);
+        Self { round_trip: round_trip >> 3, retransmitted: load(tcp, TP_TOTAL_RETRANS.load() as usize) }
+    }
 }
 
 /// A full socket.
@@ -89,6 +98,14 @@ impl Pointer {
     #[inline(always)]
     pub fn load<T>(self, offset: &Global<u32>) -> T {
         load(self.0, offset.load() as usize)
+    }
+
+    /// The same socket, as a `struct tcp_sock`; `None` when it is not TCP's.
+    #[inline(always)]
+    pub fn tcp(self) -> Option<*const u8> {
+        // SAFETY: the verifier knows the pointer as that of a socket; the helper answers with the same one, or with null.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) }.cast_const().cast::<u8>();
+        (!tcp.is_null()).then_some(tcp)
     }
 
     /// Loads an IPv6 address.
@@ -173,14 +190,7 @@ impl Full for Pointer {
 
     #[inline(always)]
     fn measures(self) -> Measures {
-        // SAFETY: the verifier knows the pointer as that of a socket; the helper answers with the same socket, or with null
-        // when it is not TCP's.
-        let tcp = unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) }.cast_const().cast::<u8>();
-        if tcp.is_null() {
-            return Measures { round_trip: 0, retransmitted: 0 };
-        }
-        let round_trip: u32 = load(tcp, TP_SRTT_US.load() as usize);
-        Measures { round_trip: round_trip >> 3, retransmitted: load(tcp, TP_TOTAL_RETRANS.load() as usize) }
+        self.tcp().map_or_else(Measures::default, Measures::of)
     }
 
     #[inline(always)]
