@@ -220,13 +220,20 @@ pub fn sockets_waiting(_: Scale, _: Option<u32>) -> Result<()> {
         let (listener, at) = opened(way.server, listen)?;
         let to = SocketAddr::new(way.address, at.port());
         let waiting = (0..CLIENTS).map(|_| way.open(to)).collect::<Result<Vec<_>>>()?;
+        let mut accepted = Vec::new();
         for connection in &waiting {
             way.client.traffic(&Command::TcpWrite { connection: *connection, bytes: 10, reply_bytes: 0 })?;
-            accept(way.server, listener)?;
+            accepted.push(accept(way.server, listener)?);
         }
         let samples = way.expect(&agent, to, CLIENTS * 10, 0, CLIENTS)?;
         let full = [("reason", "connections_full")];
         ensure!(samples.sum(LOSSES, &full) == 0.0, "a client that waited lost its place");
+        // A process has a thousand open files.
+        for (container, connections) in [(way.client, waiting), (way.server, accepted)] {
+            for connection in connections {
+                container.run(&Command::Fault(Fault::Reset { connection }))?;
+            }
+        }
     }
     agent.terminate()
 }

@@ -15,8 +15,11 @@ use crate::{
     pairs::{self, Client, End},
     payload::{self, Carries},
     slot::{self, Caller, NONE},
-    sock::{self, Peer, Sock},
+    sock::{self, Ends, Peer, Sock},
 };
+
+/// No slot: whose it is says the other end.
+pub const LOOPBACK: u32 = NONE - 1;
 
 /// A connection begins to live.
 #[inline(always)]
@@ -26,41 +29,45 @@ pub fn established<S: Carries>(socket: S, dialed: bool) {
     }
 }
 
-/// The socket at this address is established. Not inlined: the copy of the socket must not be in the program's own part of the
-/// stack, which the verifier of kernel 5.10 adds to that of all that ends call (512 bytes at most).
+/// The slot of the socket at this address, which is established; [`LOOPBACK`] when its packets stay on this host. Not inlined, and
+/// apart from [`over_loopback_by_copy`]: the verifier of kernel 5.10 adds up the stack of all functions that call each other
+/// (512 bytes at most), and a copy of the socket is a quarter of that.
 #[inline(never)]
-pub fn begins_by_copy(sk: u64, dialed: bool) {
+pub fn far_by_copy(sk: u64, dialed: bool) -> u32 {
     let mut sock = MaybeUninit::uninit();
     let sock = Sock::read(sk, &mut sock);
-    begins(Address(sk), sock, dialed, |caller| slot::by_key(sk, sock, caller));
+    if sock.ends().is_loopback() { LOOPBACK } else { slot::by_key(sk, sock, Caller::of(dialed)) }
 }
 
-/// A socket is established. `peer` tells of it what `far` needs, which finds the slot of one whose peer is on another machine.
+/// The socket at this address is established, and its packets stay on this host.
+#[inline(never)]
+pub fn over_loopback_by_copy(sk: u64, dialed: bool) {
+    let mut sock = MaybeUninit::uninit();
+    let sock = Sock::read(sk, &mut sock);
+    over_loopback(Address(sk), sock.net(), &sock.ends(), dialed);
+}
+
+/// A socket is established whose packets stay on this host.
 #[inline(always)]
-pub fn begins<S: Full>(socket: S, peer: &impl End, dialed: bool, far: impl FnOnce(Caller) -> u32) {
-    let sk = socket.address();
-    if !peer.is_loopback() {
-        let slot = far(if dialed { Caller::Us } else { Caller::Them });
-        begin::<S>(sk, slot, socket.measures(), dialed);
-    } else if dialed {
+pub fn over_loopback<S: Full>(socket: S, net: u32, both: &Ends, dialed: bool) {
+    let (sk, cgroup, measures) = (socket.address(), socket.cgroup_id(), socket.measures());
+    if dialed {
         // Its server is established next, and counts both.
-        pairs::leave(peer, Client { socket: sk, cgroup: socket.cgroup_id(), measures: socket.measures() });
-    } else {
-        let cgroup = socket.cgroup_id();
-        let flags = |role| ends::port_and_flags(peer.num(), role, peer);
-        let mut client_cgroup = 0;
-        if let Some(client) = pairs::meet(peer) {
-            client_cgroup = client.cgroup;
-            let slot = ends::slot(client.socket, client_cgroup, cgroup, flags(Role::Client));
-            begin::<S>(client.socket, slot, client.measures, true);
-        }
-        begin::<S>(sk, ends::slot(sk, cgroup, client_cgroup, flags(Role::Server)), socket.measures(), false);
+        return pairs::leave(net, both, Client { socket: sk, cgroup, measures });
     }
+    let flags = |role| ends::port_and_flags(both.ports.0, role, both.is_ipv6);
+    let mut client_cgroup = 0;
+    if let Some(client) = pairs::meet(net, both) {
+        client_cgroup = client.cgroup;
+        let slot = ends::slot(client.socket, client_cgroup, cgroup, flags(Role::Client));
+        begin::<S>(client.socket, slot, client.measures, true);
+    }
+    begin::<S>(sk, ends::slot(sk, cgroup, client_cgroup, flags(Role::Server)), measures, false);
 }
 
 /// A connection of this slot begins.
 #[inline(always)]
-fn begin<S: Full>(sk: u64, slot: u32, measures: Measures, dialed: bool) {
+pub fn begin<S: Full>(sk: u64, slot: u32, measures: Measures, dialed: bool) {
     begin_by_words::<S>(sk, slot, measures.round_trip, measures.retransmitted, dialed);
 }
 
@@ -150,9 +157,9 @@ fn never_seen(sk: u64) {
         return;
     }
     let full = LOSSES.get(Loss::ConnectionsFull as u32).is_some_and(|count| *count != 0);
-    let slot = if sock.is_loopback() && pairs::take_back(sk, sock) {
+    let slot = if sock.ends().is_loopback() && pairs::take_back(sk, sock) {
         let port = u16::from_be(sock.dport());
-        ends::slot(sk, sock::cgroup_id(sk), 0, ends::port_and_flags(port, Role::Client, sock))
+        ends::slot(sk, sock::cgroup_id(sk), 0, ends::port_and_flags(port, Role::Client, sock.is_ipv6()))
     } else if full {
         slot::by_key(sk, sock, Caller::Unknown)
     } else {

@@ -11,10 +11,10 @@ use crate::{
     full::{Measures, Pointer},
     maps::{SKC_NET, lose},
     own::{INET_SPORT, SOCKET_PAIRS},
-    sock::{self, Peer, Sock},
+    sock::{self, Ends, Peer, Sock},
 };
 
-/// What both ends of a connection say of themselves.
+/// What an end of a connection says of itself.
 pub trait End: Peer {
     /// The lower half of the address of its network namespace: hardly two have the same.
     fn net(&self) -> u32;
@@ -46,8 +46,8 @@ pub struct Client {
 
 /// A client begins to wait for its server.
 #[inline(always)]
-pub fn leave(sock: &impl End, client: Client) {
-    let [near, far, next] = Waiting::lines(sock.net(), sock.num());
+pub fn leave(net: u32, ends: &Ends, client: Client) {
+    let [near, far, next] = Waiting::lines(net, ends.ports.0);
     let is_free = |line: &*mut Waiting| is_of(*line, 0);
     let found = line(near).filter(is_free).or_else(|| line(far).filter(is_free)).or_else(|| {
         let last = line(next)?;
@@ -60,7 +60,7 @@ pub fn leave(sock: &impl End, client: Client) {
     let Some(line) = found else { return };
     let Client { socket, cgroup, measures: Measures { round_trip, retransmitted } } = client;
     let measures = u64::from(retransmitted) << 32 | u64::from(round_trip);
-    let tag = Waiting::tag(sock.net(), &sock.local(), &sock.remote(), (sock.num(), u16::from_be(sock.dport())));
+    let tag = Waiting::tag(net, &ends.local, &ends.remote, ends.ports);
     // SAFETY: the map gave a valid, aligned pointer; whoever reads half of it sees that the seal is broken.
     unsafe {
         (&raw mut (*line).socket).write_volatile(socket);
@@ -86,10 +86,10 @@ pub fn take_back(sk: u64, sock: &impl End) -> bool {
 
 /// The client of a server that is established now.
 #[inline(always)]
-pub fn meet(sock: &impl End) -> Option<Client> {
-    let port = u16::from_be(sock.dport());
-    let tag = Waiting::tag(sock.net(), &sock.remote(), &sock.local(), (port, sock.num()));
-    let [near, far, next] = Waiting::lines(sock.net(), port);
+pub fn meet(net: u32, ends: &Ends) -> Option<Client> {
+    let (port, client_port) = ends.ports;
+    let tag = Waiting::tag(net, &ends.remote, &ends.local, (client_port, port));
+    let [near, far, next] = Waiting::lines(net, client_port);
     waiting(near, tag).or_else(|| waiting(far, tag)).or_else(|| waiting(next, tag))
 }
 

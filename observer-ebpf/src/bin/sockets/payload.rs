@@ -16,7 +16,9 @@ use crate::{
         COUNTERS, SK_FLAGS, SK_LOCK, SK_OWNED, SLOTS_PER_CPU, SOCKET_BASES, SOCKETS_OLDER, TP_BYTES_RECEIVED,
         TP_BYTES_RETRANS, TP_BYTES_SENT,
     },
-    sock,
+    pairs::End,
+    slot::Caller,
+    sock::{self, Peer},
 };
 
 /// `IPPROTO_TCP`.
@@ -45,7 +47,10 @@ impl Carries for Address {
 
     #[inline(always)]
     fn begins(self, dialed: bool) {
-        life::begins_by_copy(self.0, dialed);
+        match life::far_by_copy(self.0, dialed) {
+            life::LOOPBACK => life::over_loopback_by_copy(self.0, dialed),
+            slot => life::begin::<Self>(self.0, slot, self.measures(), dialed),
+        }
     }
 
     #[inline(always)]
@@ -63,7 +68,12 @@ impl Carries for Pointer {
 
     #[inline(always)]
     fn begins(self, dialed: bool) {
-        life::begins(self, &self, dialed, |caller| self.slot(caller));
+        let ends = self.ends();
+        if ends.is_loopback() {
+            life::over_loopback(self, self.net(), &ends, dialed);
+        } else {
+            life::begin::<Self>(self.address(), self.slot(Caller::of(dialed)), self.measures(), dialed);
+        }
     }
 
     #[inline(always)]

@@ -79,10 +79,10 @@ fn slot_of(sk: u64, other: u64, is_server: bool) -> u32 {
     if cached != 0 {
         return cached;
     }
-    if !sock.is_loopback() {
+    if !sock.ends().is_loopback() {
         return slot::by_key(sk, sock, if is_server { Caller::Them } else { Caller::Us });
     }
     let peer = if other != 0 && ends::are_ends(sock, other) { sock::cgroup_id(other) } else { 0 };
     let (role, port) = if is_server { (Role::Server, sock.num()) } else { (Role::Client, u16::from_be(sock.dport())) };
-    ends::slot(sk, sock::cgroup_id(sk), peer, ends::port_and_flags(port, role, sock))
+    ends::slot(sk, sock::cgroup_id(sk), peer, ends::port_and_flags(port, role, sock.is_ipv6()))
 }

@@ -29,7 +29,7 @@ pub fn changes<S: Full>(socket: S, old: i32, new: i32, is_mine: impl Fn() -> boo
 /// A connection begins to live.
 #[inline(always)]
 fn established<S: Full>(socket: S, dialed: bool) {
-    let slot = socket.slot(if dialed { Caller::Us } else { Caller::Them });
+    let slot = socket.slot(Caller::of(dialed));
     if slot == NONE {
         return;
     }

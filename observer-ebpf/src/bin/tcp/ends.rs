@@ -11,26 +11,20 @@ use crate::{
     edges,
     maps::{PEERS, SKC_NET},
     slot::{NONE, TCP},
-    sock::{self, Peer, Sock},
+    sock::{self, Peer, Sock, same},
 };
 
-/// The socket at the address `other` is the other end.
+/// The socket at the address `other` is the other end: each has the other's address and port, in one namespace.
 #[inline(never)]
 pub fn are_ends(sock: &Sock, other: u64) -> bool {
     let mut common = MaybeUninit::uninit();
     let other = Sock::read(other, &mut common);
-    other.num() == u16::from_be(sock.dport()) && u16::from_be(other.dport()) == sock.num() && are_mirrored(sock, other)
-}
-
-/// Each has the other's address, in one namespace.
-#[inline(always)]
-fn are_mirrored(one: &Sock, other: &Sock) -> bool {
-    let same = |one: [u32; 4], other: [u32; 4]| {
-        (one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]) | (one[3] ^ other[3]) == 0
-    };
-    one.field::<u64>(&SKC_NET) == other.field::<u64>(&SKC_NET)
-        && same(one.remote(), other.local())
-        && same(other.remote(), one.local())
+    let is_one_namespace = sock.field::<u64>(&SKC_NET) == other.field::<u64>(&SKC_NET);
+    let (one, other) = (sock.ends(), other.ends());
+    is_one_namespace
+        && one.ports == (other.ports.1, other.ports.0)
+        && same(&one.remote, &other.local)
+        && same(&other.remote, &one.local)
 }
 
 /// The slot of one end in `cgroup` whose other end is in the cgroup `peer` (0: nobody's). [`NONE`] when it is not observed.
@@ -73,7 +67,7 @@ fn find(sk: u64, cgroup: u64, peer: u64, port_and_flags: u32) -> u32 {
 
 /// The last argument of [`slot`]: a function of the kernel's programs takes five at most.
 #[inline(always)]
-pub fn port_and_flags(port: u16, role: Role, sock: &impl Peer) -> u32 {
-    let family = if sock.is_ipv6() { flags::IPV6 } else { 0 };
+pub fn port_and_flags(port: u16, role: Role, is_ipv6: bool) -> u32 {
+    let family = if is_ipv6 { flags::IPV6 } else { 0 };
     u32::from(port) | u32::from(role as u8 | flags::LOOPBACK | family) << 16
 }

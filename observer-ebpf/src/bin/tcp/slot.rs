@@ -29,6 +29,14 @@ pub enum Caller {
     Unknown,
 }
 
+impl Caller {
+    /// Of a connection that a socket has dialed, or not.
+    #[inline(always)]
+    pub fn of(dialed: bool) -> Self {
+        if dialed { Self::Us } else { Self::Them }
+    }
+}
+
 /// The slot of a full socket at this address. Not inlined: the copy of the socket is in this function's part of the stack
 /// once, whoever asks, and the verifier of kernel 5.10 adds up the parts of all that call each other (512 bytes at most).
 #[inline(never)]
@@ -86,7 +94,7 @@ pub fn by_key(owner: u64, sock: &Sock, caller: Caller) -> u32 {
     if sock.is_ipv6() {
         key.flags |= flags::IPV6;
     }
-    if sock.is_loopback() {
+    if sock.ends().is_loopback() {
         // Whose the other socket is cannot be asked here: this is the edge of those that nobody answers.
         key.peer = [0; 4];
         key.flags |= flags::LOOPBACK;

@@ -65,8 +65,12 @@ pub trait Peer {
     /// Its packets are IPv6; a socket of that family may speak IPv4.
     #[inline(always)]
     fn is_ipv6(&self) -> bool {
+        // In this order: every field that is asked for is read.
+        if self.family() != AF_INET6 {
+            return false;
+        }
         let peer = self.v6_daddr();
-        self.family() == AF_INET6 && !(peer[0] == 0 && peer[1] == 0 && peer[2] == MAPPED)
+        !(peer[0] == 0 && peer[1] == 0 && peer[2] == MAPPED)
     }
 
     /// The peer's address as an edge has it.
@@ -75,24 +79,46 @@ pub trait Peer {
         if self.is_ipv6() { self.v6_daddr() } else { [0, 0, MAPPED, self.daddr()] }
     }
 
-    /// The socket's own address in the same form.
+    /// Both ends, read once.
     #[inline(always)]
-    fn local(&self) -> [u32; 4] {
-        if self.is_ipv6() { self.v6_rcv_saddr() } else { [0, 0, MAPPED, self.rcv_saddr()] }
-    }
-
-    /// Its packets stay on this host: a loopback address, or its own.
-    #[inline(always)]
-    fn is_loopback(&self) -> bool {
+    fn ends(&self) -> Ends {
+        let ports = (self.num(), u16::from_be(self.dport()));
         if self.is_ipv6() {
-            let (peer, own) = (self.v6_daddr(), self.v6_rcv_saddr());
-            let is_one = peer[0] | peer[1] | peer[2] == 0 && u32::from_be(peer[3]) == 1;
-            is_one || (peer[0] == own[0] && peer[1] == own[1] && peer[2] == own[2] && peer[3] == own[3])
+            Ends { is_ipv6: true, local: self.v6_rcv_saddr(), remote: self.v6_daddr(), ports }
         } else {
-            let peer = self.daddr();
-            u32::from_be(peer) >> 24 == 127 || peer == self.rcv_saddr()
+            let (local, remote) = ([0, 0, MAPPED, self.rcv_saddr()], [0, 0, MAPPED, self.daddr()]);
+            Ends { is_ipv6: false, local, remote, ports }
         }
     }
+}
+
+/// The ends of a connection as one of its sockets has them.
+pub struct Ends {
+    /// Its packets are IPv6.
+    pub is_ipv6: bool,
+    /// The socket's own address, as an edge has it.
+    pub local: [u32; 4],
+    /// The peer's.
+    pub remote: [u32; 4],
+    /// The socket's own port and the peer's, in host byte order.
+    pub ports: (u16, u16),
+}
+
+impl Ends {
+    /// Its packets stay on this host: a loopback address, or its own.
+    #[inline(always)]
+    pub fn is_loopback(&self) -> bool {
+        let (own, peer) = (&self.local, &self.remote);
+        let last = u32::from_be(peer[3]);
+        let is_first = if self.is_ipv6 { peer[0] | peer[1] | peer[2] == 0 && last == 1 } else { last >> 24 == 127 };
+        is_first || same(own, peer)
+    }
+}
+
+/// Two addresses are the same.
+#[inline(always)]
+pub fn same(one: &[u32; 4], other: &[u32; 4]) -> bool {
+    (one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]) | (one[3] ^ other[3]) == 0
 }
 
 /// The `struct sock_common` at the beginning of a socket, read in one piece.
