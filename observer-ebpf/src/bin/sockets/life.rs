@@ -15,7 +15,7 @@ use crate::{
     pairs::{self, Client, End},
     payload::{self, Carries},
     slot::{self, Caller, NONE},
-    sock::{self, Ends, Peer, Sock},
+    sock::{self, Peer, Sock},
 };
 
 /// No slot: whose it is says the other end.
@@ -44,25 +44,34 @@ pub fn far_by_copy(sk: u64, dialed: bool) -> u32 {
 pub fn over_loopback_by_copy(sk: u64, dialed: bool) {
     let mut sock = MaybeUninit::uninit();
     let sock = Sock::read(sk, &mut sock);
-    over_loopback(Address(sk), sock.net(), &sock.ends(), dialed);
+    over_loopback(Address(sk), sock, pairs::tag(sock, dialed), dialed);
 }
 
-/// A socket is established whose packets stay on this host.
+/// A socket is established whose packets stay on this host. `tag` is its connection's.
 #[inline(always)]
-pub fn over_loopback<S: Full>(socket: S, net: u32, both: &Ends, dialed: bool) {
-    let (sk, cgroup, measures) = (socket.address(), socket.cgroup_id(), socket.measures());
-    if dialed {
-        // Its server is established next, and counts both.
-        return pairs::leave(net, both, Client { socket: sk, cgroup, measures });
-    }
-    let flags = |role| ends::port_and_flags(both.ports.0, role, both.is_ipv6);
+pub fn over_loopback<S: Full>(socket: S, peer: &impl End, tag: u64, dialed: bool) {
+    if dialed { waits(socket, peer, tag) } else { meets(socket, peer, tag) }
+}
+
+/// A client whose server is established next, and counts both.
+#[inline(always)]
+fn waits<S: Full>(socket: S, peer: &impl End, tag: u64) {
+    let client = Client { socket: socket.address(), cgroup: socket.cgroup_id(), measures: socket.measures() };
+    pairs::leave(peer.net(), peer.num(), tag, client);
+}
+
+/// A server whose client has waited for it.
+#[inline(always)]
+fn meets<S: Full>(socket: S, peer: &impl End, tag: u64) {
+    let (sk, cgroup) = (socket.address(), socket.cgroup_id());
+    let flags = |role| ends::port_and_flags(peer.num(), role, peer.is_ipv6());
     let mut client_cgroup = 0;
-    if let Some(client) = pairs::meet(net, both) {
+    if let Some(client) = pairs::meet(peer.net(), u16::from_be(peer.dport()), tag) {
         client_cgroup = client.cgroup;
         let slot = ends::slot(client.socket, client_cgroup, cgroup, flags(Role::Client));
         begin::<S>(client.socket, slot, client.measures, true);
     }
-    begin::<S>(sk, ends::slot(sk, cgroup, client_cgroup, flags(Role::Server)), measures, false);
+    begin::<S>(sk, ends::slot(sk, cgroup, client_cgroup, flags(Role::Server)), socket.measures(), false);
 }
 
 /// A connection of this slot begins.

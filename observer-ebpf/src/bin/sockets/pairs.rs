@@ -44,10 +44,28 @@ pub struct Client {
     pub measures: Measures,
 }
 
+/// A tag of a socket's connection, the same for both of its ends; 0 when its packets do not stay on this host.
+#[inline(always)]
+pub fn tag(sock: &impl End, dialed: bool) -> u64 {
+    let net = sock.net();
+    sock.with_ends(|Ends { is_ipv6, local, remote, ports }| {
+        let ends = Ends { is_ipv6, local, remote, ports };
+        if !ends.is_loopback() {
+            return 0;
+        }
+        let tag = if dialed {
+            Waiting::tag(net, &local, &remote, ports)
+        } else {
+            Waiting::tag(net, &remote, &local, (ports.1, ports.0))
+        };
+        tag | 1
+    })
+}
+
 /// A client begins to wait for its server.
 #[inline(always)]
-pub fn leave(net: u32, ends: &Ends, client: Client) {
-    let [near, far, next] = Waiting::lines(net, ends.ports.0);
+pub fn leave(net: u32, port: u16, tag: u64, client: Client) {
+    let [near, far, next] = Waiting::lines(net, port);
     let is_free = |line: &*mut Waiting| is_of(*line, 0);
     let found = line(near).filter(is_free).or_else(|| line(far).filter(is_free)).or_else(|| {
         let last = line(next)?;
@@ -60,7 +78,6 @@ pub fn leave(net: u32, ends: &Ends, client: Client) {
     let Some(line) = found else { return };
     let Client { socket, cgroup, measures: Measures { round_trip, retransmitted } } = client;
     let measures = u64::from(retransmitted) << 32 | u64::from(round_trip);
-    let tag = Waiting::tag(net, &ends.local, &ends.remote, ends.ports);
     // SAFETY: the map gave a valid, aligned pointer; whoever reads half of it sees that the seal is broken.
     unsafe {
         (&raw mut (*line).socket).write_volatile(socket);
@@ -86,9 +103,7 @@ pub fn take_back(sk: u64, sock: &impl End) -> bool {
 
 /// The client of a server that is established now.
 #[inline(always)]
-pub fn meet(net: u32, ends: &Ends) -> Option<Client> {
-    let (port, client_port) = ends.ports;
-    let tag = Waiting::tag(net, &ends.remote, &ends.local, (client_port, port));
+pub fn meet(net: u32, client_port: u16, tag: u64) -> Option<Client> {
     let [near, far, next] = Waiting::lines(net, client_port);
     waiting(near, tag).or_else(|| waiting(far, tag)).or_else(|| waiting(next, tag))
 }

@@ -16,9 +16,9 @@ use crate::{
         COUNTERS, SK_FLAGS, SK_LOCK, SK_OWNED, SLOTS_PER_CPU, SOCKET_BASES, SOCKETS_OLDER, TP_BYTES_RECEIVED,
         TP_BYTES_RETRANS, TP_BYTES_SENT,
     },
-    pairs::End,
+    pairs,
     slot::Caller,
-    sock::{self, Peer},
+    sock,
 };
 
 /// `IPPROTO_TCP`.
@@ -33,7 +33,6 @@ pub trait Carries: Full {
 
     /// It is established, and of TCP.
     fn begins(self, dialed: bool);
-
     /// What it has counted in its life, and what the kernel has measured. Nothing else happens to it in its hook, so this is
     /// exact.
     fn carried(self) -> (Base, Measures);
@@ -52,7 +51,6 @@ impl Carries for Address {
             slot => life::begin::<Self>(self.0, slot, self.measures(), dialed),
         }
     }
-
     #[inline(always)]
     fn carried(self) -> (Base, Measures) {
         let base = Base { tx: sent(self.0), rx: received(self.0).wrapping_sub(has_ended(self.0)) };
@@ -68,11 +66,9 @@ impl Carries for Pointer {
 
     #[inline(always)]
     fn begins(self, dialed: bool) {
-        let ends = self.ends();
-        if ends.is_loopback() {
-            life::over_loopback(self, self.net(), &ends, dialed);
-        } else {
-            life::begin::<Self>(self.address(), self.slot(Caller::of(dialed)), self.measures(), dialed);
+        match pairs::tag(&self, dialed) {
+            0 => life::begin::<Self>(self.address(), self.slot(Caller::of(dialed)), self.measures(), dialed),
+            tag => life::over_loopback(self, &self, tag, dialed),
         }
     }
 

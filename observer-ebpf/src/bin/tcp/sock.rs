@@ -82,12 +82,19 @@ pub trait Peer {
     /// Both ends, read once.
     #[inline(always)]
     fn ends(&self) -> Ends {
+        self.with_ends(|ends| ends)
+    }
+
+    /// Goes on with both ends, for IPv4 and for IPv6 apart: what is made of so many words needs fewer registers when most are
+    /// known.
+    #[inline(always)]
+    fn with_ends<T>(&self, then: impl Fn(Ends) -> T) -> T {
         let ports = (self.num(), u16::from_be(self.dport()));
         if self.is_ipv6() {
-            Ends { is_ipv6: true, local: self.v6_rcv_saddr(), remote: self.v6_daddr(), ports }
+            then(Ends { is_ipv6: true, local: self.v6_rcv_saddr(), remote: self.v6_daddr(), ports })
         } else {
             let (local, remote) = ([0, 0, MAPPED, self.rcv_saddr()], [0, 0, MAPPED, self.daddr()]);
-            Ends { is_ipv6: false, local, remote, ports }
+            then(Ends { is_ipv6: false, local, remote, ports })
         }
     }
 }
