@@ -56,7 +56,7 @@ pub const PAIR_LINES: u32 = NEAR_LINES + FAR_LINES;
 const NEAR_LINES: u32 = 64;
 /// Those for when it is taken; a power of two. Clients wait long whose server has a full queue, or waits for a request before it
 /// accepts (`TCP_DEFER_ACCEPT`).
-const FAR_LINES: u32 = 16_384;
+const FAR_LINES: u32 = 32_768;
 /// Sockets that fit [`maps::BASES`]. Those that find no place are not counted, and told.
 pub const MAX_BASES: u32 = 16_384;
 /// Sockets that one run of the snapshot reads.
@@ -76,7 +76,7 @@ pub struct Base {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
-    /// The address of its socket; 0 when nobody waits.
+    /// The address of its socket, with [`Waiting::MET`]; 0 when nobody waits.
     pub socket: u64,
     /// Its cgroup.
     pub cgroup: u64,
@@ -112,15 +112,19 @@ impl Waiting {
         (client ^ client >> 32).wrapping_add(server ^ server >> 31) ^ rest.wrapping_mul(0xc4ce_b9fe_1a85_ec53)
     }
 
-    /// The lines that the client of this port may wait in: the first that is free.
+    /// In the address of a socket: its server has met it. Sockets are aligned.
+    pub const MET: u64 = 1;
+
+    /// The lines that the client of this port may wait in: the first that is free. Where programs have no atomic exchange
+    /// (`exchanges`) the one is first that hardly another client has.
     #[inline(always)]
     #[must_use]
-    pub const fn lines(net: u32, client_port: u16) -> [u32; 3] {
+    pub const fn lines(net: u32, client_port: u16, exchanges: bool) -> [u32; 3] {
         // Ports that the kernel gives go up by two.
         let spread = ((net >> 6) as u64).wrapping_mul(SPREAD) >> 48;
         let (near, far) = ((client_port >> 1) as u32 ^ spread as u32, client_port as u32 ^ spread as u32);
-        let far = NEAR_LINES + (far & (FAR_LINES - 1));
-        [near & (NEAR_LINES - 1), far, far ^ 1]
+        let (near, far) = (near & (NEAR_LINES - 1), NEAR_LINES + (far & (FAR_LINES - 1)));
+        if exchanges { [near, far, far ^ 1] } else { [far, far ^ 1, near] }
     }
 }
 
@@ -183,13 +187,14 @@ mod tests {
     #[test]
     fn a_client_has_three_lines() {
         for port in 0..=u16::MAX {
-            let [near, far, next] = Waiting::lines(0x8123_4f40, port);
+            let [near, far, next] = Waiting::lines(0x8123_4f40, port, true);
             assert!(
                 near < NEAR_LINES
                     && (NEAR_LINES..PAIR_LINES).contains(&far)
                     && (NEAR_LINES..PAIR_LINES).contains(&next)
             );
             assert_ne!(far, next);
+            assert_eq!(Waiting::lines(0x8123_4f40, port, false), [far, next, near]);
         }
     }
 

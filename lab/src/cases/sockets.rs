@@ -48,6 +48,19 @@ impl Scene {
         Ok(agent)
     }
 
+    /// Lets a pod come while there is no agent. The next one looks for connections of its processes.
+    fn search(&self, agent: Agent) -> Result<Agent> {
+        agent.kill9()?;
+        let late = Pod::create(&self.stage.node, PodSpec::new("cases", "late", &[SERVER]))?;
+        self.stage.announce(&[&self.here, &self.there, &late])?;
+        let agent = self.agent()?;
+        let searched = agent.log().contains("looked for connections that were there before");
+        ensure!(searched, "nobody looked for older connections; the agent's log:\n{}", agent.log());
+        drop(late);
+        self.stage.announce(&[&self.here, &self.there])?;
+        Ok(agent)
+    }
+
     /// Over loopback, by the pod's own address and between pods, IPv4 and IPv6.
     fn ways(&self) -> Result<Vec<Way<'_>>> {
         let (here, there) = (&self.here, &self.there);
@@ -207,11 +220,12 @@ pub fn sockets_live(_: Scale, _: Option<u32>) -> Result<()> {
 }
 
 /// Clients that wait for their servers, more at once than have a place in the first lines: the server accepts none before its
-/// first data. All are named at both ends. The last way is to a server of both families.
+/// first data. All are named at both ends, though older connections are looked for meanwhile, and none is left in the end. The
+/// last way is to a server of both families.
 pub fn sockets_waiting(_: Scale, _: Option<u32>) -> Result<()> {
     const CLIENTS: u64 = 300;
     let scene = Scene::new()?;
-    let agent = scene.agent()?;
+    let mut agent = scene.agent()?;
     let ways = scene.ways()?;
     let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
     let near = ways.iter().filter(|way| way.server_pod == HERE);
@@ -220,6 +234,7 @@ pub fn sockets_waiting(_: Scale, _: Option<u32>) -> Result<()> {
         let (listener, at) = opened(way.server, listen)?;
         let to = SocketAddr::new(way.address, at.port());
         let waiting = (0..CLIENTS).map(|_| way.open(to)).collect::<Result<Vec<_>>>()?;
+        agent = scene.search(agent)?;
         let mut accepted = Vec::new();
         for connection in &waiting {
             way.client.traffic(&Command::TcpWrite { connection: *connection, bytes: 10, reply_bytes: 0 })?;
@@ -234,6 +249,9 @@ pub fn sockets_waiting(_: Scale, _: Option<u32>) -> Result<()> {
                 container.run(&Command::Fault(Fault::Reset { connection }))?;
             }
         }
+        let port = to.port().to_string();
+        let none = agent.scrape_until(PATIENCE, |samples| samples.sum(ACTIVE, &[("port", &port)]) == 0.0)?;
+        ensure!(none.sum(ACTIVE, &[("port", &port)]) == 0.0, "connections are active that are reset");
     }
     agent.terminate()
 }

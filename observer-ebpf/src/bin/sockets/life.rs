@@ -56,8 +56,13 @@ pub fn over_loopback<S: Full>(socket: S, peer: &impl End, tag: u64, dialed: bool
 /// A client whose server is established next, and counts both.
 #[inline(always)]
 fn waits<S: Full>(socket: S, peer: &impl End, tag: u64) {
-    let client = Client { socket: socket.address(), cgroup: socket.cgroup_id(), measures: socket.measures() };
-    pairs::leave(peer.net(), peer.num(), tag, client);
+    let (sk, cgroup, measures) = (socket.address(), socket.cgroup_id(), socket.measures());
+    let client = Client { socket: sk, cgroup, measures };
+    if !pairs::leave(peer.net(), peer.num(), tag, client, S::EXCHANGES) {
+        // Its server will not find it. Both count, and name nobody.
+        let flags = ends::port_and_flags(u16::from_be(peer.dport()), Role::Client, peer.is_ipv6());
+        begin::<S>(sk, ends::slot(sk, cgroup, 0, flags), measures, true);
+    }
 }
 
 /// A server whose client has waited for it.
@@ -66,11 +71,11 @@ fn meets<S: Full>(socket: S, peer: &impl End, tag: u64) {
     let (sk, cgroup) = (socket.address(), socket.cgroup_id());
     let flags = |role| ends::port_and_flags(peer.num(), role, peer.is_ipv6());
     let mut client_cgroup = 0;
-    if let Some(client) = pairs::meet(peer.net(), u16::from_be(peer.dport()), tag) {
+    pairs::meet(peer.net(), u16::from_be(peer.dport()), tag, S::EXCHANGES, |client| {
         client_cgroup = client.cgroup;
         let slot = ends::slot(client.socket, client_cgroup, cgroup, flags(Role::Client));
         begin::<S>(client.socket, slot, client.measures, true);
-    }
+    });
     begin::<S>(sk, ends::slot(sk, cgroup, client_cgroup, flags(Role::Server)), socket.measures(), false);
 }
 
@@ -126,7 +131,7 @@ fn missed<S: Full>(sk: u64) {
 #[inline(always)]
 pub fn closed<S: Carries>(socket: S) {
     let sk = socket.address();
-    let Some(connection) = live::remove(sk, S::EXCHANGES) else { return never_seen(sk) };
+    let Some(connection) = live::remove(sk, S::EXCHANGES) else { return never_seen::<S>(sk) };
     let (all, Measures { round_trip, retransmitted }) = socket.carried();
     let base = take_base(sk);
     payload::count(connection.slot, all.tx.wrapping_sub(base.tx), all.rx.wrapping_sub(base.rx));
@@ -159,14 +164,14 @@ fn take_base(sk: u64) -> Base {
 /// The end of a connection that is not among those that live: a client over loopback that no server has answered, or one
 /// that found no place. What it carried is counted whole.
 #[inline(never)]
-fn never_seen(sk: u64) {
+fn never_seen<S: Full>(sk: u64) {
     let mut sock = MaybeUninit::uninit();
     let sock = Sock::read(sk, &mut sock);
     if !sock::is_tcp(sk) {
         return;
     }
     let full = LOSSES.get(Loss::ConnectionsFull as u32).is_some_and(|count| *count != 0);
-    let slot = if sock.ends().is_loopback() && pairs::take_back(sk, sock) {
+    let slot = if sock.ends().is_loopback() && pairs::take_back(sk, sock, S::EXCHANGES) {
         let port = u16::from_be(sock.dport());
         ends::slot(sk, sock::cgroup_id(sk), 0, ends::port_and_flags(port, Role::Client, sock.is_ipv6()))
     } else if full {

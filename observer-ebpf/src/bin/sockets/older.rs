@@ -6,13 +6,18 @@ use crate::{
     add::add,
     adopt,
     own::{SOCKET_BASES, SOCKETS_OLDER},
-    payload, sock,
+    pairs, payload, sock,
 };
 
 /// Counts for a socket from now on. The arguments are those of [`adopt::adopt`]; with `whatever` a socket that
 /// something happens to is not left for another try.
 #[inline(always)]
 pub fn adopt(sk: u64, other: u64, is_server: bool, whatever: bool) -> Adopted {
+    // Its server counts for it when it comes, and it is looked for among those that live only after this: it is never in neither
+    // place.
+    if pairs::is_waiting(sk) {
+        return Adopted::Known;
+    }
     let (now, is_sure) = payload::while_busy(sk);
     if !is_sure && !whatever && adopt::lives(sk) && sock::is_observed(sk) {
         return Adopted::Busy;

@@ -5,11 +5,12 @@
 //! the namespace and the client's port, and sealed with the addresses and ports of both, so that it is read by the server of
 //! this connection alone.
 
-use observer_common::{counters::Loss, sockets::Waiting};
+use observer_common::sockets::Waiting;
 
 use crate::{
+    exchange::compare_exchange,
     full::{Measures, Pointer},
-    maps::{SKC_NET, lose},
+    maps::{SKC_NET, SKC_NUM},
     own::{INET_SPORT, SOCKET_PAIRS},
     sock::{self, Ends, Peer, Sock},
 };
@@ -62,84 +63,116 @@ pub fn tag(sock: &impl End, dialed: bool) -> u64 {
     })
 }
 
-/// A client begins to wait for its server.
+/// A client begins to wait for its server; false when it finds no line. `exchanges`: the program may use atomic exchanges, and
+/// no two clients take the same line.
 #[inline(always)]
-pub fn leave(net: u32, port: u16, tag: u64, client: Client) {
-    let [near, far, next] = Waiting::lines(net, port);
-    let is_free = |line: &*mut Waiting| is_of(*line, 0);
-    let found = line(near).filter(is_free).or_else(|| line(far).filter(is_free)).or_else(|| {
-        let last = line(next)?;
-        if !is_free(&last) {
-            // The one that waited there counts when it ends: see `life::never_seen`.
-            lose(Loss::ConnectionsFull);
-        }
-        Some(last)
-    });
-    let Some(line) = found else { return };
+pub fn leave(net: u32, port: u16, tag: u64, client: Client, exchanges: bool) -> bool {
     let Client { socket, cgroup, measures: Measures { round_trip, retransmitted } } = client;
+    let [near, far, next] = Waiting::lines(net, port, exchanges);
+    let taken = |index| line(index).filter(|line| take(*line, socket, tag, exchanges));
+    let Some(line) = taken(near).or_else(|| taken(far)).or_else(|| taken(next)) else { return false };
     let measures = u64::from(retransmitted) << 32 | u64::from(round_trip);
     // SAFETY: the map gave a valid, aligned pointer; whoever reads half of it sees that the seal is broken.
     unsafe {
-        (&raw mut (*line).socket).write_volatile(socket);
         (&raw mut (*line).cgroup).write_volatile(cgroup);
         (&raw mut (*line).measures).write_volatile(measures);
         let sealed = Waiting::seal(sock::lower_half(socket), cgroup, measures, tag);
         (&raw mut (*line).sealed).write_volatile(sealed);
     }
+    true
 }
 
-/// A client that no server has found: true once.
+/// Takes a line that is free; or one that was left behind (an end that was missed) by an earlier connection of this socket, or
+/// by one with the same addresses and ports.
 #[inline(always)]
-pub fn take_back(sk: u64, sock: &impl End) -> bool {
+fn take(line: *mut Waiting, socket: u64, tag: u64, exchanges: bool) -> bool {
+    match exchange(line, 0, socket, exchanges) {
+        0 => true,
+        there if there == socket => true,
+        there => is_sealed(line, there, tag).is_some() && exchange(line, there, socket, exchanges) == there,
+    }
+}
+
+/// A client that no server has found: true once. `exchanges` as for [`leave`].
+#[inline(always)]
+pub fn take_back(sk: u64, sock: &impl End, exchanges: bool) -> bool {
     // The socket may have given its port back already.
-    let [near, far, next] = Waiting::lines(sock.net(), u16::from_be(sock::read(sk, &INET_SPORT)));
-    let is_its = |line: &*mut Waiting| is_of(*line, sk);
-    let found = line(near).filter(is_its).or_else(|| line(far).filter(is_its)).or_else(|| line(next).filter(is_its));
-    found.is_some_and(|line| {
-        free(line);
-        true
-    })
+    let port = u16::from_be(sock::read(sk, &INET_SPORT));
+    let [near, far, next] = Waiting::lines(sock.net(), port, exchanges);
+    let is_its = |index| line(index).is_some_and(|line| exchange(line, sk, 0, exchanges) == sk);
+    is_its(near) || is_its(far) || is_its(next)
 }
 
-/// The client of a server that is established now.
+/// A client waits whose socket is at this address, or its server begins to count for it in this moment.
 #[inline(always)]
-pub fn meet(net: u32, client_port: u16, tag: u64) -> Option<Client> {
-    let [near, far, next] = Waiting::lines(net, client_port);
-    waiting(near, tag).or_else(|| waiting(far, tag)).or_else(|| waiting(next, tag))
+pub fn is_waiting(sk: u64) -> bool {
+    let (net, port) = (sock::read::<u64>(sk, &SKC_NET) as u32, sock::read(sk, &SKC_NUM));
+    let [near, far, next] = Waiting::lines(net, port, true);
+    let is_its = |index| line(index).is_some_and(|line| socket(line) & !Waiting::MET == sk);
+    is_its(near) || is_its(far) || is_its(next)
 }
 
-/// The client in a line, which is another's from now on.
+/// Goes on with the client of a server that is established now. Its line is its own until then, so that it is always in one
+/// place or in the other.
 #[inline(always)]
-fn waiting(index: u32, tag: u64) -> Option<Client> {
-    let line = line(index)?;
-    // SAFETY: the map gave a valid, aligned pointer.
-    let (socket, cgroup, measures, sealed) = unsafe {
+pub fn meet(net: u32, client_port: u16, tag: u64, exchanges: bool, then: impl FnOnce(Client)) {
+    let [near, far, next] = Waiting::lines(net, client_port, exchanges);
+    let met = |index| line(index).and_then(|line| Some((line, waiting(line, tag, exchanges)?)));
+    if let Some((line, client)) = met(near).or_else(|| met(far)).or_else(|| met(next)) {
+        then(client);
+        // SAFETY: a line of the map; one word, so a reader sees old or new.
+        unsafe { (&raw mut (*line).socket).write_volatile(0) };
+    }
+}
+
+/// The client in a line, if it waits for the server of this connection. It does not any more.
+#[inline(always)]
+fn waiting(line: *mut Waiting, tag: u64, exchanges: bool) -> Option<Client> {
+    let socket = socket(line);
+    if socket == 0 || socket & Waiting::MET != 0 {
+        return None;
+    }
+    let client = is_sealed(line, socket, tag)?;
+    (exchange(line, socket, socket | Waiting::MET, exchanges) == socket).then_some(client)
+}
+
+/// What a line says of a socket, if it is of the connection of this tag.
+#[inline(always)]
+fn is_sealed(line: *mut Waiting, socket: u64, tag: u64) -> Option<Client> {
+    // SAFETY: a line of the map.
+    let (cgroup, measures, sealed) = unsafe {
         (
-            (&raw const (*line).socket).read_volatile(),
             (&raw const (*line).cgroup).read_volatile(),
             (&raw const (*line).measures).read_volatile(),
             (&raw const (*line).sealed).read_volatile(),
         )
     };
-    if socket == 0 || sealed != Waiting::seal(socket as u32, cgroup, measures, tag) {
-        return None;
-    }
-    free(line);
+    let is_its = sealed == Waiting::seal(socket as u32, cgroup, measures, tag);
     let measures = Measures { round_trip: measures as u32, retransmitted: (measures >> 32) as u32 };
-    Some(Client { socket, cgroup, measures })
+    is_its.then_some(Client { socket, cgroup, measures })
 }
 
-/// This socket waits in a line, or nobody (0).
+/// Puts `new` in the place of the socket `old`, if that is there, and tells what was.
 #[inline(always)]
-fn is_of(line: *mut Waiting, socket: u64) -> bool {
+fn exchange(line: *mut Waiting, old: u64, new: u64, exchanges: bool) -> u64 {
     // SAFETY: a line of the map.
-    unsafe { (&raw const (*line).socket).read_volatile() == socket }
+    unsafe {
+        let place = &raw mut (*line).socket;
+        if exchanges {
+            return compare_exchange(place, old, new);
+        }
+        let there = place.read_volatile();
+        if there == old {
+            place.write_volatile(new);
+        }
+        there
+    }
 }
 
 #[inline(always)]
-fn free(line: *mut Waiting) {
-    // SAFETY: a line of the map; one word, so a reader sees old or new.
-    unsafe { (&raw mut (*line).socket).write_volatile(0) };
+fn socket(line: *mut Waiting) -> u64 {
+    // SAFETY: a line of the map.
+    unsafe { (&raw const (*line).socket).read_volatile() }
 }
 
 #[inline(always)]
