@@ -7,6 +7,7 @@ use std::{
         Arc,
         mpsc::{Receiver, Sender, channel},
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -22,7 +23,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// The searches for connections that are older than the agent.
 pub(super) struct OlderConnections {
-    wake: Sender<()>,
+    /// `None` when it is dropped.
+    wake: Option<Sender<()>>,
+    searches: Option<JoinHandle<()>>,
     /// There was none yet.
     is_first: bool,
     accounting: Accounting,
@@ -41,10 +44,10 @@ impl OlderConnections {
                 found.is_ok()
             });
         });
-        if let Err(error) = started {
+        let searches = started.inspect_err(|error| {
             warn!("connections that are older than the agent are not counted: no thread could be started: {error}");
-        }
-        Self { wake, is_first: true, accounting, readiness }
+        });
+        Self { wake: Some(wake), searches: searches.ok(), is_first: true, accounting, readiness }
     }
 
     /// Searches when there may be some; the first search is over when the agent is ready. `met_processes`: in cgroups that were
@@ -55,9 +58,20 @@ impl OlderConnections {
         // the other mode nothing is looked for where an earlier agent has counted: what a connection has carried so far counts
         // when it ends, if nobody has adopted it.
         let wanted = met_processes || is_first && self.accounting == Accounting::Packets;
-        let is_woken = wanted && self.wake.send(()).is_ok();
+        let is_woken = wanted && self.wake.as_ref().is_some_and(|wake| wake.send(()).is_ok());
         if is_first && !is_woken {
             self.readiness.set(Latch::Older);
+        }
+    }
+}
+
+impl Drop for OlderConnections {
+    /// Waits for the search that runs: the next agent knows the containers that it is for, and would not look again.
+    fn drop(&mut self) {
+        self.wake = None;
+        if let Some(searches) = self.searches.take() {
+            // One that has panicked has said so.
+            let _ = searches.join();
         }
     }
 }
