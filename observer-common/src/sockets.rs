@@ -83,7 +83,8 @@ pub struct Waiting {
     /// What the kernel had measured when it was established: the smoothed round trip time in microseconds, and in the upper
     /// half segments that were sent again.
     pub measures: u64,
-    /// Of [`Waiting::seal`]: two clients may write to a line at once, and what is left is then nobody's.
+    /// Of [`Waiting::seal`]. Where programs have no atomic exchange two clients may write to a line at once, and what is left is
+    /// then nobody's.
     pub sealed: u64,
 }
 
