@@ -36,6 +36,7 @@ pub mod podsfile;
 pub mod process;
 pub mod relay;
 pub mod samples;
+mod stuck;
 pub mod sweep;
 pub mod truth;
 pub mod vm_init;

@@ -17,6 +17,7 @@ use rustix::system::RebootCommand;
 
 use crate::cases;
 use crate::pod::RUNTIME_DELETE_ENV;
+use crate::stuck;
 
 /// The subcommand of init's child.
 pub const CASES: &str = "vm-cases";
@@ -32,11 +33,17 @@ pub fn entry() -> Option<ExitCode> {
         return Some(init());
     }
     let mut args = std::env::args().skip(1);
-    (args.next().as_deref() == Some(CASES)).then(|| run_cases(&args.next().unwrap_or_default()))
+    (args.next().as_deref() == Some(CASES)).then(|| run_cases(&args.next().unwrap_or_default(), args.next().as_deref()))
+}
+
+/// Which cases to run, as the kernel's command line says.
+struct Wanted {
+    filter: String,
+    after: Option<String>,
 }
 
 fn init() -> ExitCode {
-    if let Err(error) = prepare().and_then(|filter| supervise(&filter)) {
+    if let Err(error) = prepare().and_then(|wanted| supervise(&wanted)) {
         say(&format!("FAIL {error:#}"));
     }
     rustix::fs::sync();
@@ -47,8 +54,8 @@ fn init() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Makes of an empty file system what a node has; gives the filter of the cases.
-fn prepare() -> Result<String> {
+/// Makes of an empty file system what a node has.
+fn prepare() -> Result<Wanted> {
     mount("proc", "/proc", "proc", "")?;
     mount("sysfs", "/sys", "sysfs", "")?;
     mount("devtmpfs", "/dev", "devtmpfs", "")?;
@@ -64,7 +71,10 @@ fn prepare() -> Result<String> {
     }
     load_modules(Path::new("/modules"))?;
     loopback_up().context("set the loopback interface up")?;
-    Ok(parameter(&parameters, "observer.case").unwrap_or_default().to_owned())
+    Ok(Wanted {
+        filter: parameter(&parameters, "observer.case").unwrap_or_default().to_owned(),
+        after: parameter(&parameters, "observer.after").map(str::to_owned),
+    })
 }
 
 /// cgroup v2 alone, with its controllers handed down, as systemd does it.
@@ -133,11 +143,16 @@ fn loopback_up() -> Result<()> {
 }
 
 /// Starts the child and reaps whatever ends, until it is the child.
-fn supervise(filter: &str) -> Result<()> {
+fn supervise(wanted: &Wanted) -> Result<()> {
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     say(&format!("UP after {} s, {}", uptime.split_whitespace().next().unwrap_or("?"), cases::kernel()));
     let mut command = Command::new(PROGRAM);
-    command.args([CASES, filter]).env("PATH", "/bin").env("HOME", "/root").env("RUST_BACKTRACE", "1");
+    command
+        .args([CASES, &wanted.filter])
+        .args(&wanted.after)
+        .env("PATH", "/bin")
+        .env("HOME", "/root")
+        .env("RUST_BACKTRACE", "1");
     command.env("OBSERVER_BIN", "/bin/observer").env("OBSERVER_LAB_BIN", PROGRAM);
     // The processor is emulated, ten to twenty times slower than one on which a runtime takes 10 ms.
     command.env(RUNTIME_DELETE_ENV, "200");
@@ -163,8 +178,8 @@ fn report_end(status: WaitStatus) {
     }
 }
 
-fn run_cases(filter: &str) -> ExitCode {
-    let (line, code) = match cases::run(filter) {
+fn run_cases(filter: &str, after: Option<&str>) -> ExitCode {
+    let (line, code) = match cases::run(filter, after, give_up) {
         Ok(report) if report.failed.is_empty() && report.passed == 0 => {
             (format!("FAIL no case matches `{filter}`"), ExitCode::FAILURE)
         }
@@ -183,6 +198,13 @@ fn run_cases(filter: &str) -> ExitCode {
     // A verdict is one line, whatever an error says.
     say(&line.replace('\n', " | "));
     code
+}
+
+/// Tells what is known of a case that does not end, and ends all.
+fn give_up(case: &str) {
+    println!("{}{}", stuck::processes(), stuck::last_words(&std::env::temp_dir()));
+    say(&format!("FAIL {case} does not end; what its processes wait for stands above"));
+    std::process::exit(1);
 }
 
 fn say(words: &str) {

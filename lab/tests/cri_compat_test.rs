@@ -35,7 +35,7 @@ fn pods<'a>(node: &'a CriNode, files: &Files) -> [Filled<'a>; 2] {
     NAMES.map(|name| {
         let pod = node.pod(&CriPodSpec::new(NAMESPACE, name).label("app", name)).unwrap();
         if name == NAMES[0] {
-            files.limit(pod.cgroup(), true).unwrap();
+            files.limit(pod.cgroup()).unwrap();
         }
         // Works a little, then sleeps.
         let work = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; exec sleep 10000";

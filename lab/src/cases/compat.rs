@@ -19,14 +19,12 @@ const NAMESPACE: &str = "cases";
 const PINGS: u32 = 7;
 
 /// What the files say of a pod that is frozen is what both endpoints say.
-pub fn compatibility(scale: Scale, edges: Option<u32>) -> Result<()> {
+pub fn compatibility(_: Scale, edges: Option<u32>) -> Result<()> {
     let stage = Stage::new(edges)?;
     let agent = stage.agent()?;
     let pod = stage.pod(&agent, POD, &["app", "idle"])?;
     let files = Files::detect()?;
-    // In a guest no CPU quota: the first one makes the kernel patch its scheduler while it runs (`cfs_bandwidth_used`),
-    // and an emulated processor may run into the breakpoint that it leaves for that.
-    files.limit(pod.container("app")?.cgroup_path(), scale == Scale::Full)?;
+    files.limit(pod.container("app")?.cgroup_path())?;
     pod.container("app")?.run(&Command::Burn { cpu_ms: 200 })?;
     pod.container("app")?.run(&Command::Touch { mib: 8 })?;
     pod.container("app")?.ping(ADDRESS_V4.0.into(), PINGS, 100)?;

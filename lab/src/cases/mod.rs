@@ -32,7 +32,9 @@ mod ways;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+
+use crate::stuck;
 
 pub use stage::{Scale, Stage, settled, wait_for_pods};
 
@@ -58,6 +60,8 @@ pub struct Case {
     both_tables: bool,
 }
 
+/// How long a case may take in a guest: four times what the longest takes.
+const LIMIT: Duration = Duration::from_secs(300);
 /// A table that every case overflows.
 const SMALL_TABLE: u32 = 16;
 
@@ -135,12 +139,19 @@ impl Case {
     }
 }
 
-/// Runs the cases whose name has `filter` in it, at the scale of a guest.
-pub fn run(filter: &str) -> Result<Report> {
+/// Runs the cases whose name has `filter` in it, at the scale of a guest; with `after`, only those that stand behind that one
+/// in [`CASES`]. Of one that does not end `late` is told.
+pub fn run(filter: &str, after: Option<&str>, late: fn(&str)) -> Result<Report> {
     let mut report = Report::default();
-    for case in CASES.iter().filter(|case| case.name.contains(filter)) {
+    let begin = match after {
+        None => 0,
+        Some(after) => {
+            1 + CASES.iter().position(|case| case.name == after).with_context(|| format!("no case {after}"))?
+        }
+    };
+    for case in CASES[begin..].iter().filter(|case| case.name.contains(filter)) {
         let begin = Instant::now();
-        let outcome = case.run(Scale::Guest);
+        let outcome = stuck::watched(LIMIT, move || late(case.name), || case.run(Scale::Guest));
         println!("case {} {} {:.1?}", case.name, if outcome.is_ok() { "ok" } else { "FAILED" }, begin.elapsed());
         for (directory, processes) in crate::cgroup::left() {
             println!("case {} has left {} with {processes} processes", case.name, directory.display());

@@ -37,8 +37,8 @@ impl Files {
         found.map(|hierarchy| cgroup::directory(hierarchy, path)).unwrap_or_default()
     }
 
-    /// 64 MiB, 77 threads, and half a CPU where `quota` says so.
-    pub fn limit(&self, path: &Path, quota: bool) -> Result<()> {
+    /// 64 MiB, 77 threads, and half a CPU.
+    pub fn limit(&self, path: &Path) -> Result<()> {
         let v2 = self.v2(path);
         let of = |controller: &str, v1: &str, value: &str, in_v2: &str, value_in_v2: &str| {
             let (file, value) = match self.v1(controller, path) {
@@ -47,9 +47,7 @@ impl Files {
             };
             std::fs::write(&file, value).with_context(|| format!("writing {value} to {}", file.display()))
         };
-        if quota {
-            of("cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000")?;
-        }
+        of("cpu", "cpu.cfs_quota_us", "50000", "cpu.max", "50000 100000")?;
         of("memory", "memory.limit_in_bytes", "67108864", "memory.max", "67108864")?;
         of("pids", "pids.max", "77", "pids.max", "77")
     }
