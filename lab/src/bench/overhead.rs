@@ -47,6 +47,9 @@ pub struct Options {
     /// default.
     #[arg(long = "with", value_name = "PROBE", value_delimiter = ',', num_args = 0.., default_value = "tcp,drops")]
     probes: Vec<Probe>,
+    /// Let the traffic's programs not look for DNS, as with `--dns.ports=`.
+    #[arg(long)]
+    without_dns: bool,
     /// Measure these alone.
     #[arg(long = "workload", value_name = "WORKLOAD", value_delimiter = ',', default_value = "rr,crr,udp-rr,stream")]
     workloads: Vec<Workload>,
@@ -247,8 +250,8 @@ impl Bench {
         let empty = attach_empty(&directory(Variant::Empty)?)?;
         let bpffs = BpfFs::create()?;
         let pins = Pins::open(bpffs.path())?;
-        let mut kernel =
-            Kernel::load(&pins, LoadOptions { edges: DEFAULT_EDGES, debug: false, dns_ports: dns::default_ports() })?;
+        let dns_ports = if options.without_dns { 0 } else { dns::default_ports() };
+        let mut kernel = Kernel::load(&pins, LoadOptions { edges: DEFAULT_EDGES, debug: false, dns_ports })?;
         kernel.attacher.attach(&point(&directory(Variant::On)?)?)?;
         let sockets = BySockets::new(&directory(Variant::Sockets)?)?;
         Ok(Self {
