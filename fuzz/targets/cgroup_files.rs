@@ -1,4 +1,10 @@
 //! Any text as any cgroup file.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| observer::resources::fuzzing::cgroup_files(bytes));
+use observer::{kernel::attach, resources};
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    resources::fuzzing::cgroup_files(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    assert!(attach::may_be_populated(&text) || text.contains("populated 0"), "nothing says that nobody is there");
+});

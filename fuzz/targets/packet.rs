@@ -1,18 +1,19 @@
-//! Any bytes as a packet, read as the kernel programs read it, and by another parser.
+//! Any bytes as a packet and as a frame, read as the kernel programs read them, and by another parser.
 #![no_main]
 
 use etherparse::{
-    IpAuthHeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice,
-    TcpHeaderSlice, UdpHeaderSlice,
+    EtherType, Ethernet2HeaderSlice, IpAuthHeaderSlice, IpNumber, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice,
+    SingleVlanHeaderSlice, TcpHeaderSlice, UdpHeaderSlice,
 };
 use libfuzzer_sys::fuzz_target;
-use observer_common::packet::{Packet, SCTP, TCP, UDP, UDPLITE, parse, payload_of};
+use observer_common::packet::{Packet, SCTP, TCP, UDP, UDPLITE, measure_frame, parse, payload_of};
 
 const IPV6_HEADER: usize = 40;
 /// How many the kernel programs walk over.
 const EXTENSION_HEADERS: usize = 3;
 
 fuzz_target!(|bytes: &[u8]| {
+    as_a_frame(bytes);
     let sent = same_however_it_is_read(bytes, true);
     let received = same_however_it_is_read(bytes, false);
     assert_eq!(sent, received.map(mirrored));
@@ -32,6 +33,31 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!whole, "an IP header is there");
     }
 });
+
+/// The link header ends where the other parser says, and the packet behind it is not longer than what is there.
+fn as_a_frame(bytes: &[u8]) {
+    let found = measure_frame(bytes);
+    assert_eq!(found.map(|(link, _)| link as usize), end_of_link_header(bytes));
+    if let Some((link, length)) = found {
+        let there = (bytes.len() - link as usize) as u64;
+        assert!(length <= there, "{length} bytes of {there}");
+        // Only a short frame can have been filled up.
+        assert!(length == there || bytes.len() <= 64, "{length} bytes of {there} in a long frame");
+    }
+}
+
+/// `None` for a frame that has no IP packet, or more tags than a service's and a customer's.
+fn end_of_link_header(bytes: &[u8]) -> Option<usize> {
+    let ethernet = Ethernet2HeaderSlice::from_slice(bytes).ok()?;
+    let (mut kind, mut end) = (ethernet.ether_type(), ethernet.slice().len());
+    for tags in [&[EtherType::VLAN_TAGGED_FRAME, EtherType::PROVIDER_BRIDGING][..], &[EtherType::VLAN_TAGGED_FRAME]] {
+        if tags.contains(&kind) {
+            let tag = SingleVlanHeaderSlice::from_slice(&bytes[end..]).ok()?;
+            (kind, end) = (tag.ether_type(), end + tag.slice().len());
+        }
+    }
+    [EtherType::IPV4, EtherType::IPV6].contains(&kind).then_some(end)
+}
 
 /// In place where that can be done, and by copies.
 fn same_however_it_is_read(bytes: &[u8], egress: bool) -> Option<Packet> {

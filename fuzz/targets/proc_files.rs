@@ -8,6 +8,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes);
     sandbox::addresses::fuzz(&text);
     sandbox::fuzz_mounts(&text);
+    sandbox::fuzz_processes(&text);
     let misses = fdinfo::number(&text, "recursion_misses");
     assert!(misses.is_none_or(|misses| text.contains(&misses.to_string())), "{misses:?} is no number of this text");
     for path in text.lines() {

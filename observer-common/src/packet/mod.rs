@@ -6,6 +6,7 @@
 
 mod copied;
 mod direct;
+pub mod frame;
 mod payload;
 #[cfg(any(test, feature = "user"))]
 mod slice;
@@ -16,7 +17,7 @@ pub use copied::copied;
 pub use direct::direct;
 pub use payload::payload;
 #[cfg(any(test, feature = "user"))]
-pub use slice::{parse, payload_of};
+pub use slice::{measure_frame, parse, payload_of};
 
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use super::{Bytes, InPlace, Packet, Plain, copied, direct, payload};
+use super::{Bytes, InPlace, Packet, Plain, copied, direct, frame, payload};
 use crate::dns::Head;
 
 #[derive(Clone, Copy)]
@@ -46,6 +46,12 @@ impl InPlace for Slice<'_> {
     unsafe fn word<const OFFSET: usize>(self) -> u32 {
         u32::from_ne_bytes(self.array::<OFFSET, 4>())
     }
+}
+
+/// Reads the link header of a frame as the kernel programs do ([`frame::measure`]).
+#[must_use]
+pub fn measure_frame(bytes: &[u8]) -> Option<(u32, u64)> {
+    frame::measure(&Slice(bytes), u32::try_from(bytes.len()).ok()?)
 }
 
 /// Reads the headers of a packet as the kernel programs do: in place when they are common and among the first `linear`

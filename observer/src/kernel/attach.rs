@@ -181,8 +181,12 @@ impl Attacher {
 
 /// True when there may be processes in a cgroup or below it (`populated` of `cgroup.events`).
 fn has_processes(cgroup: &Path) -> bool {
-    std::fs::read_to_string(cgroup.join("cgroup.events"))
-        .map_or(true, |events| !events.lines().any(|line| line == "populated 0"))
+    std::fs::read_to_string(cgroup.join("cgroup.events")).map_or(true, |events| may_be_populated(&events))
+}
+
+/// Whether a `cgroup.events` leaves it open that there are processes; a file that cannot be read so does.
+pub fn may_be_populated(events: &str) -> bool {
+    !events.lines().any(|line| line == "populated 0")
 }
 
 /// Makes the link that attaches a program to a cgroup.

@@ -125,6 +125,21 @@ fn on_devices(mountinfo: &str) -> BTreeMap<String, Vec<Mounted>> {
     found
 }
 
+/// What the fuzz target calls: reads `text` as a list of mounts.
+///
+/// # Panics
+/// When a mount is found that no line tells.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(text: &str) {
+    let found = on_devices(text);
+    let lines = parse::whole(text).lines().count();
+    assert!(found.values().map(Vec::len).sum::<usize>() <= lines, "more mounts than lines");
+    assert!(found.iter().all(|(device, mounts)| device.starts_with("/dev/") && !mounts.is_empty()), "{found:?}");
+    for (major, minor) in found.values().flatten().map(|mounted| mounted.number) {
+        assert!(text.contains(&major.to_string()) && text.contains(&minor.to_string()), "no device {major}:{minor}");
+    }
+}
+
 /// Asks the file system at a path. `None` when another one is there.
 ///
 /// # Errors

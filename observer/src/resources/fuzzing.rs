@@ -6,7 +6,7 @@ use super::{
     Facts, Limit, NodeMemory, Usage,
     extra::{EXTRA_FILES, Extra},
     facts::FILES,
-    parse,
+    filesystems, parse, places,
 };
 
 /// Reads `text` as every cgroup file, one after another into the same facts, and as each of them alone.
@@ -29,6 +29,10 @@ pub fn cgroup_files(bytes: &[u8]) {
     sum.add_ended(&together);
     let mut extra = Extra::default();
     EXTRA_FILES.iter().for_each(|(source, ..)| extra.add(*source, &text));
+    if let Some(controllers) = places::controllers(&text) {
+        assert!(text.is_empty() || text.ends_with('\n'), "controllers of a file that is cut short");
+        assert!(controllers.iter().all(|name| text.contains(name)), "{controllers:?} are not all in {text:?}");
+    }
     one_number(&text);
     cut_short(&text);
 }
@@ -60,6 +64,7 @@ pub fn proc_files(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let _ = (parse::sockets(&text), parse::meminfo(&text).count());
     let _ = NodeMemory::parse(&text);
+    filesystems::fuzz(&text);
     if let Some(processes) = parse::processes(bytes) {
         assert_eq!(processes, text.lines().count() as u64, "{text:?}");
     }

@@ -68,7 +68,7 @@ fn places(roots: &CgroupRoots, controllers: Option<&[String]>) -> All {
 }
 
 /// The words of a `cgroup.controllers`, which is empty when there are none; `None` when it is cut short.
-fn controllers(text: &str) -> Option<Vec<String>> {
+pub(super) fn controllers(text: &str) -> Option<Vec<String>> {
     (text.is_empty() || text.ends_with('\n')).then(|| text.split_whitespace().map(str::to_owned).collect())
 }
 

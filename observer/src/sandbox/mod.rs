@@ -27,4 +27,6 @@ pub use hook::{DEFAULT_HANDLERS, Handlers, Hook};
 pub use memory::Remembered;
 pub use model::{AttachPoint, Container, ContainerKind, QosClass, Runtime, Sandbox, SandboxKey};
 pub use scan::Sighting;
+#[cfg(fuzzing)]
+pub use scan::fuzz as fuzz_processes;
 pub use table::SandboxTable;

@@ -235,8 +235,22 @@ fn children(directory: &Path, place: &Place, pod: Option<usize>) -> Vec<Place> {
 
 /// The first process of `cgroup.procs`; 0 stands for one in another PID namespace and says nothing.
 fn first_process(directory: &Path) -> Option<i32> {
-    let text = fs::read_to_string(directory.join("cgroup.procs")).ok()?;
-    text.lines().filter_map(|line| line.parse().ok()).find(|pid| *pid > 0)
+    first_of(&fs::read_to_string(directory.join("cgroup.procs")).ok()?)
+}
+
+fn first_of(processes: &str) -> Option<i32> {
+    processes.lines().filter_map(|line| line.parse().ok()).find(|pid| *pid > 0)
+}
+
+/// What the fuzz target calls: reads `text` as a `cgroup.procs`.
+///
+/// # Panics
+/// When a process is found that no line tells.
+#[cfg(any(fuzzing, test))]
+pub fn fuzz(text: &str) {
+    if let Some(first) = first_of(text) {
+        assert!(first > 0 && text.lines().any(|line| line.parse() == Ok(first)), "{first} is no process of {text:?}");
+    }
 }
 
 #[cfg(test)]
@@ -244,6 +258,15 @@ mod tests {
     use super::*;
 
     const UID: &str = "11111111-2222-3333-4444-000000000001";
+
+    #[test]
+    fn the_first_process_is_one_of_this_namespace() {
+        let cases = [("0\n17\n", Some(17)), ("", None), ("-4\nx\n\n99999999999\n", None), ("7", Some(7))];
+        for (text, first) in cases {
+            assert_eq!(first_of(text), first, "{text:?}");
+            fuzz(text);
+        }
+    }
 
     #[test]
     fn a_tree_of_pods_and_strangers() {

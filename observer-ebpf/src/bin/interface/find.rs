@@ -7,11 +7,11 @@ use observer_common::{
     cache,
     counters::Loss,
     edge::{EdgeKey, Role, flags},
+    packet::frame::ETHERNET,
 };
 
 use crate::{
     edges,
-    frame::ETHERNET,
     maps::{EPHEMERAL_MIN, PEERS, lose},
     opaque,
     packet::{self, Packet, SCTP, tcp},

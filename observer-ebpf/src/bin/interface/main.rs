@@ -15,7 +15,6 @@ mod add;
 #[path = "../../edges.rs"]
 mod edges;
 mod find;
-mod frame;
 mod maps;
 #[path = "../../opaque.rs"]
 mod opaque;
@@ -25,11 +24,12 @@ mod packet;
 mod program;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_get_smp_processor_id, macros::classifier, programs::TcContext};
-use observer_common::{abi, edge::EdgeKey};
+use observer_common::{abi, edge::EdgeKey, packet::frame};
 
 use crate::{
     add::add,
     maps::{COUNTERS, INTERFACES, SLOTS_PER_CPU},
+    packet::Skb,
 };
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC` (include/uapi/linux/bpf.h, pkt_cls.h): the next program decides, as if this one were
@@ -57,7 +57,8 @@ fn count(skb: *mut __sk_buff, egress: bool) {
     // SAFETY: the value is one word.
     let Some(cgroup) = (unsafe { INTERFACES.get(&interface) }).map(|cgroup| *cgroup) else { return };
     // SAFETY: `skb` is the program's context.
-    let Some((link, length)) = (unsafe { frame::measure(skb) }) else { return };
+    let (frame, all) = unsafe { (Skb::at(skb, 0), (*skb).len) };
+    let Some((link, length)) = frame::measure(&frame, all) else { return };
     let slot = find::find(skb, link, egress, cgroup);
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
