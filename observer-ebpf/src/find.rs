@@ -63,7 +63,9 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     if (packet.is_tcp() || packet.is_udp()) && socket.is_connected() {
         // SAFETY: `skb` is the context of the running program.
         let line = unsafe { SocketLine::new(skb, cookie) };
-        if begins(packet) {
+        // What follows a SYN that crosses ours does not say who has dialed, so its line is one for packets.
+        let crosses = !egress && socket.is_connecting();
+        if begins(packet) && !crosses {
             // The answer to a first SYN must come here too, to be counted, so the line is one that packets do not find.
             // The TCP probe does, when no answer comes. A socket that talks to a resolver keeps it: all its packets come here.
             write(SOCKETS.get_ptr_mut(line.index), cache::line(line.tag ^ cache::DIALING, slot));
@@ -252,8 +254,9 @@ fn as_server(key: &mut EdgeKey, packet: &Packet) {
 unsafe fn tcp_role(skb: *mut __sk_buff, packet: &Packet, socket: &Socket, egress: bool) -> Role {
     let flags = packet.tcp_flags();
     if flags & tcp::SYN != 0 {
-        // SYN out or SYN-ACK in: the client. SYN in or SYN-ACK out: the server.
-        if egress == (flags & tcp::ACK == 0) { Role::Client } else { Role::Server }
+        // SYN out or SYN-ACK in: the client. SYN in or SYN-ACK out: the server, but for a SYN that crosses ours.
+        let is_client = egress == (flags & tcp::ACK == 0) || socket.is_connecting();
+        if is_client { Role::Client } else { Role::Server }
     } else if socket.is_listening() {
         Role::Server
     // SAFETY: the caller's promise.
