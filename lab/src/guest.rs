@@ -170,6 +170,15 @@ impl Guest {
         Ok(())
     }
 
+    /// Lets a connection be established that both ends have dialed. It stays until it is broken off.
+    pub fn meet(&mut self, port: u16) -> Result<Peer> {
+        let peer = self.wait_for(|incoming| incoming.is_tcp(port, SYN))?.peer();
+        self.send_tcp(port, peer, SYN, (1, 0))?;
+        let confirmed = self.wait_for(|incoming| incoming.from == peer.address && incoming.is_tcp(port, SYN | ACK))?;
+        self.send_tcp(port, peer, ACK, (2, confirmed.tcp.1.wrapping_add(1)))?;
+        Ok(peer)
+    }
+
     /// Breaks a connection off on which it has sent so many bytes.
     pub fn reset(&mut self, port: u16, peer: Peer, sent: u32) -> Result<()> {
         self.send_tcp(port, peer, RST, (2 + sent, 0))

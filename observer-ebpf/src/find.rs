@@ -248,15 +248,16 @@ fn as_server(key: &mut EdgeKey, packet: &Packet) {
     key.port = packet.local_port;
 }
 
-/// The handshake says who called whom; for a connection that is older than the agent the kernel is asked whether
-/// somebody listens here.
+/// The handshake says who called whom; for a connection that is older than the agent, or half open without a listener, the
+/// kernel is asked whether somebody listens here.
 #[inline(always)]
 unsafe fn tcp_role(skb: *mut __sk_buff, packet: &Packet, socket: &Socket, egress: bool) -> Role {
     let flags = packet.tcp_flags();
-    if flags & tcp::SYN != 0 {
-        // SYN out or SYN-ACK in: the client. SYN in or SYN-ACK out: the server, but for a SYN that crosses ours.
-        let is_client = egress == (flags & tcp::ACK == 0) || socket.is_connecting();
-        if is_client { Role::Client } else { Role::Server }
+    // SYN out or SYN-ACK in; where both ends dial, also the SYN that crosses ours. What a socket that listens has to do with is the
+    // server's; the SYN-ACK that answers a crossing SYN comes from none, and nobody listens where it comes from.
+    let dials = egress == (flags & tcp::ACK == 0) || socket.is_connecting();
+    if flags & tcp::SYN != 0 && dials {
+        Role::Client
     } else if socket.is_listening() {
         Role::Server
     // SAFETY: the caller's promise.

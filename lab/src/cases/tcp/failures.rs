@@ -121,7 +121,7 @@ fn failed(scene: &Scene, way: &Way<'_>, reason: &str, port: Option<u16>, scrapes
 
 /// Many sockets of another pod, until the last dial has failed. The kernel programs' caches, which every SYN is written to
 /// anew, soon remember nothing but them.
-fn crowd(bystander: &Container, like: IpAddr, dials: &ScopedJoinHandle<'_, Result<Vec<i32>>>) -> Result<()> {
+pub(super) fn crowd(bystander: &Container, like: IpAddr, dials: &ScopedJoinHandle<'_, Result<Vec<i32>>>) -> Result<()> {
     let here = if like.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
     let to = bystander.hold_udp(SocketAddr::new(here, 0), 4096)?;
     while !dials.is_finished() {
