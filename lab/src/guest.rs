@@ -1,6 +1,7 @@
 //! A sandbox that brings its own network stack: it drives the pod's interface with a packet socket, as gVisor does, and no
 //! packet of it meets a socket of the host's IP stack.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -63,6 +64,18 @@ struct Incoming {
     tcp: (u8, u32),
 }
 
+impl Incoming {
+    /// A segment to a port, and of these flags which are set.
+    fn is_tcp(&self, port: u16, flags: u8) -> bool {
+        self.protocol == TCP && self.to_port == port && self.tcp.0 & (SYN | RST | ACK) == flags
+    }
+
+    /// Who sent it.
+    fn peer(&self) -> Peer {
+        Peer { address: self.from, mac: self.mac }
+    }
+}
+
 /// The other side of a conversation.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
@@ -102,7 +115,7 @@ impl Guest {
     pub fn echo(&mut self, port: u16, count: u32) -> Result<()> {
         for _ in 0..count {
             let question = self.wait_for(|incoming| incoming.protocol == UDP && incoming.to_port == port)?;
-            self.send_udp(port, Peer { address: question.from, mac: question.mac }, &question.payload)?;
+            self.send_udp(port, question.peer(), &question.payload)?;
         }
         Ok(())
     }
@@ -112,25 +125,63 @@ impl Guest {
         self.send_tcp(port, peer, SYN, (1, 0))?;
         let answer = self.wait_for(|incoming| incoming.protocol == TCP && incoming.from == peer.address)?;
         ensure!(answer.tcp.0 == SYN | ACK, "the SYN was answered with flags {:#x}", answer.tcp.0);
-        self.send_tcp(port, peer, RST, (2, 0))
+        self.reset(port, peer, 0)
+    }
+
+    /// Begins a TCP connection with a byte in its SYN (RFC 7413), and waits until that is answered.
+    pub fn knock_with_data(&mut self, port: u16, peer: Peer) -> Result<()> {
+        self.send_segment(port, peer, SYN, (1, 0), b"f")?;
+        self.wait_for(|incoming| incoming.from == peer.address && incoming.is_tcp(port, SYN | ACK)).map(drop)
     }
 
     /// Lets a TCP connection to a port be established, whose SYN it answers late. The connection stays until it is broken off.
     pub fn accept_late(&mut self, port: u16, delay: Duration) -> Result<Peer> {
-        let is = |incoming: &Incoming, flags| {
-            incoming.protocol == TCP && incoming.to_port == port && incoming.tcp.0 & (SYN | RST | ACK) == flags
-        };
-        let first = self.wait_for(|incoming| is(incoming, SYN))?;
-        let peer = Peer { address: first.from, mac: first.mac };
+        let first = self.wait_for(|incoming| incoming.is_tcp(port, SYN))?;
+        let peer = first.peer();
         std::thread::sleep(delay);
         self.send_tcp(port, peer, SYN | ACK, (1, first.tcp.1.wrapping_add(1)))?;
-        self.wait_for(|incoming| incoming.from == peer.address && is(incoming, ACK))?;
+        self.wait_for(|incoming| incoming.from == peer.address && incoming.is_tcp(port, ACK))?;
         Ok(peer)
     }
 
-    /// Breaks a connection off that it accepted, and on which nothing was sent.
-    pub fn reset(&mut self, port: u16, peer: Peer) -> Result<()> {
-        self.send_tcp(port, peer, RST, (2, 0))
+    /// Answers SYNs to a port with SYNs, as one does who dials at the same time (RFC 9293, section 3.5), and breaks so many
+    /// connections off when each is half open: the other side has confirmed this stack's SYN and waits for its own to be. The
+    /// first `unheard` SYNs of each are as if they were lost, and so are as many of what confirms.
+    pub fn cross(&mut self, port: u16, connections: usize, unheard: u32) -> Result<()> {
+        let mut heard: HashMap<(SocketAddr, u8), u32> = HashMap::new();
+        let mut broken = 0;
+        while broken < connections {
+            let incoming =
+                self.wait_for(|incoming| [SYN, SYN | ACK].iter().any(|flags| incoming.is_tcp(port, *flags)))?;
+            let confirms = incoming.is_tcp(port, SYN | ACK);
+            let times = heard.entry((incoming.from, incoming.tcp.0 & ACK)).or_default();
+            *times += 1;
+            // What is sent again after that is not another connection.
+            if *times != unheard + 1 {
+                continue;
+            }
+            if confirms {
+                self.reset(port, incoming.peer(), 0)?;
+                broken += 1;
+            } else {
+                self.send_tcp(port, incoming.peer(), SYN, (1, 0))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a connection be established that both ends have dialed. It stays until it is broken off.
+    pub fn meet(&mut self, port: u16) -> Result<Peer> {
+        let peer = self.wait_for(|incoming| incoming.is_tcp(port, SYN))?.peer();
+        self.send_tcp(port, peer, SYN, (1, 0))?;
+        let confirmed = self.wait_for(|incoming| incoming.from == peer.address && incoming.is_tcp(port, SYN | ACK))?;
+        self.send_tcp(port, peer, ACK, (2, confirmed.tcp.1.wrapping_add(1)))?;
+        Ok(peer)
+    }
+
+    /// Breaks a connection off on which it has sent so many bytes.
+    pub fn reset(&mut self, port: u16, peer: Peer, sent: u32) -> Result<()> {
+        self.send_tcp(port, peer, RST, (2 + sent, 0))
     }
 
     /// Sends a datagram in a frame of 60 bytes, most of which are filling.
@@ -197,11 +248,24 @@ impl Guest {
     }
 
     /// Sends a segment without data, with a sequence number and one that is acknowledged.
-    fn send_tcp(&mut self, port: u16, peer: Peer, flags: u8, (sequence, acknowledged): (u32, u32)) -> Result<()> {
+    fn send_tcp(&mut self, port: u16, peer: Peer, flags: u8, numbers: (u32, u32)) -> Result<()> {
+        self.send_segment(port, peer, flags, numbers, &[])
+    }
+
+    /// The same, with data.
+    fn send_segment(
+        &mut self,
+        port: u16,
+        peer: Peer,
+        flags: u8,
+        (sequence, acknowledged): (u32, u32),
+        payload: &[u8],
+    ) -> Result<()> {
         let mut segment = [port.to_be_bytes(), peer.address.port().to_be_bytes()].concat();
         segment.extend_from_slice(&sequence.to_be_bytes());
         segment.extend_from_slice(&acknowledged.to_be_bytes());
         segment.extend_from_slice(&[5 << 4, flags, 0x20, 0, 0, 0, 0, 0]);
+        segment.extend_from_slice(payload);
         let sum = self.pseudo_checksum(peer.address.ip(), TCP, &segment);
         segment[16..18].copy_from_slice(&sum.to_be_bytes());
         let packet = self.ip(peer.address, TCP, &segment)?;

@@ -61,6 +61,7 @@ cases!(
     learned_late,
     churn,
     tcp_failures,
+    tcp_crossed,
     tcp_opened,
     tcp_active,
     tcp_older,
@@ -74,6 +75,7 @@ cases!(
     sockets_payload,
     sockets_live,
     sockets_waiting,
+    sockets_crossed,
     sockets_restart,
     run_queue,
 );

@@ -83,6 +83,10 @@ pub mod globals {
     pub const PROTOCOL: &str = "SK_PROTOCOL";
     /// The pending error.
     pub const ERR: &str = "SK_ERR";
+    /// The pointer to the `struct socket` that a process holds; null where none does.
+    pub const SOCKET: &str = "SK_SOCKET";
+    /// `struct socket`: its state, which is not that of TCP.
+    pub const SOCKET_STATE: &str = "SOCKET_STATE";
     /// The pointer to the cgroup, whose low bits are flags before kernel 5.16.
     pub const CGROUP: &str = "SK_CGROUP";
     /// `struct cgroup`: the pointer to its kernfs node.

@@ -63,7 +63,9 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
     if (packet.is_tcp() || packet.is_udp()) && socket.is_connected() {
         // SAFETY: `skb` is the context of the running program.
         let line = unsafe { SocketLine::new(skb, cookie) };
-        if begins(packet) {
+        // What follows a SYN that crosses ours does not say who has dialed, so its line is one for packets.
+        let crosses = !egress && socket.is_connecting();
+        if begins(packet) && !crosses {
             // The answer to a first SYN must come here too, to be counted, so the line is one that packets do not find.
             // The TCP probe does, when no answer comes. A socket that talks to a resolver keeps it: all its packets come here.
             write(SOCKETS.get_ptr_mut(line.index), cache::line(line.tag ^ cache::DIALING, slot));
@@ -246,14 +248,16 @@ fn as_server(key: &mut EdgeKey, packet: &Packet) {
     key.port = packet.local_port;
 }
 
-/// The handshake says who called whom; for a connection that is older than the agent the kernel is asked whether
-/// somebody listens here.
+/// The handshake says who called whom; for a connection that is older than the agent, or half open without a listener, the
+/// kernel is asked whether somebody listens here.
 #[inline(always)]
 unsafe fn tcp_role(skb: *mut __sk_buff, packet: &Packet, socket: &Socket, egress: bool) -> Role {
     let flags = packet.tcp_flags();
-    if flags & tcp::SYN != 0 {
-        // SYN out or SYN-ACK in: the client. SYN in or SYN-ACK out: the server.
-        if egress == (flags & tcp::ACK == 0) { Role::Client } else { Role::Server }
+    // SYN out or SYN-ACK in; where both ends dial, also the SYN that crosses ours. What a socket that listens has to do with is the
+    // server's; the SYN-ACK that answers a crossing SYN comes from none, and nobody listens where it comes from.
+    let dials = egress == (flags & tcp::ACK == 0) || socket.is_connecting();
+    if flags & tcp::SYN != 0 && dials {
+        Role::Client
     } else if socket.is_listening() {
         Role::Server
     // SAFETY: the caller's promise.

@@ -106,6 +106,7 @@ pub const CASES: &[Case] = &[
     Case { name: "learned_late", body: moves::learned_late, both_tables: false },
     Case { name: "churn", body: moves::churn, both_tables: false },
     Case { name: "tcp_failures", body: tcp::tcp_failures, both_tables: true },
+    Case { name: "tcp_crossed", body: tcp::tcp_crossed, both_tables: true },
     Case { name: "tcp_opened", body: tcp::tcp_opened, both_tables: true },
     Case { name: "tcp_active", body: tcp::tcp_active, both_tables: true },
     Case { name: "tcp_older", body: tcp::tcp_older, both_tables: true },
@@ -119,6 +120,7 @@ pub const CASES: &[Case] = &[
     Case { name: "sockets_payload", body: sockets::sockets_payload, both_tables: false },
     Case { name: "sockets_live", body: sockets::sockets_live, both_tables: false },
     Case { name: "sockets_waiting", body: sockets::sockets_waiting, both_tables: false },
+    Case { name: "sockets_crossed", body: sockets::sockets_crossed, both_tables: false },
     Case { name: "sockets_restart", body: sockets::sockets_restart, both_tables: false },
     Case { name: "run_queue", body: runqueue::run_queue, both_tables: false },
 ];

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::PATIENCE;
 use super::restart::Monotonic;
 use super::stage::{Scale, Stage, wait_for_pods};
-use super::tcp::{accept, opened};
+use super::tcp::{accept, crossed, opened};
 use super::ways::{CLIENT, HERE, SERVER, THERE, Way};
 use crate::actor::{Command, Fault, ServeMode};
 use crate::agent::Agent;
@@ -254,6 +254,11 @@ pub fn sockets_waiting(_: Scale, _: Option<u32>) -> Result<()> {
         ensure!(none.sum(ACTIVE, &[("port", &port)]) == 0.0, "connections are active that are reset");
     }
     agent.terminate()
+}
+
+/// Connections that are reset before they are established.
+pub fn sockets_crossed(scale: Scale, edges: Option<u32>) -> Result<()> {
+    crossed(scale, edges, &MODE)
 }
 
 /// Short and long connections while scrapes come as fast as they can, with `kill -9` in the middle: no counter goes back,

@@ -88,18 +88,18 @@ catalogue! {
         TCP_PAYLOAD_BYTES: Counter, Bytes, "observer_tcp_payload_bytes_total", with(CONNECTION, "direction"),
             "Payload of the container's TCP connections, each byte once however often it was sent: direction transmit when it left for the first time (bytes_sent less bytes_retrans of the kernel's socket), receive when all before it had come in (bytes_received). Only with --traffic.accounting=sockets, which has no observer_traffic_* series.";
         TCP_CONNECTIONS_OPENED: Counter, Count, "observer_tcp_connections_opened_total", CONNECTION,
-            "TCP connections that were established: as a client when the answer to the container's SYN arrived, as a server when the handshake's last ACK was taken.";
+            "TCP connections that were established: as a client when the answer to the container's SYN arrived, as a server when the handshake's last ACK was taken. One that both ends dialed, so that their SYNs crossed, is the client's at either end; with --traffic.accounting=sockets it is the server's.";
         TCP_CONNECTIONS_ACTIVE: Gauge, Count, "observer_tcp_connections_active", CONNECTION,
             "TCP connections that are established and not over. Of those that are older than the agent, those are in it that a process had open when it came.";
         TCP_CONNECT_FAILURES: Counter, Count, "observer_tcp_connect_failures_total", CONNECT_FAILURE,
-            "TCP connections that the container began and that were not established, by reason: refused (a reset in answer to the SYN), timeout (no answer), reset (a reset later in the handshake), unreachable (the network said so), other (most often the program gave up first). A connect that the kernel refuses before it begins, most often for want of a route, is not in it.";
+            "TCP connections that the container began and that were not established, by reason: refused (a reset in answer to the SYN), timeout (no answer), reset (a reset when the other side had dialed, too, and its SYN had crossed the container's), unreachable (the network said so), other (most often the program gave up first). A connect that the kernel refuses before it begins, most often for want of a route, is not in it.";
         TCP_CONNECT_DURATION: Histogram, Seconds, "observer_tcp_connect_duration_seconds", PEER_KIND,
-            "Time from the SYN to its answer, of TCP connections that the container began. Those whose SYN was sent more than once are not in it: the kernel no longer knows when the first one left.";
+            "Time from the SYN to its answer, of TCP connections that the container began. Those whose SYN was sent more than once are not in it: the kernel no longer knows when the first one left. Nor are those whose SYN was answered by a SYN.";
         TCP_RTT: Histogram, Seconds, "observer_tcp_rtt_seconds", PEER_KIND,
             "Round trip time as the kernel smooths it: one observation when a TCP connection is over, and while it lives one with every \
              128th packet that the container receives from this peer (on each CPU; not with --traffic.accounting=sockets).";
         TCP_RETRANSMITTED: Counter, Count, "observer_tcp_retransmitted_segments_total", CONNECTION,
-            "TCP segments that the container's connections sent again, SYN and SYN-ACK included (what RetransSegs of /proc/net/snmp counts); a SYN when its handshake is over. Of connections that are older than the agent, those are in it that observer_tcp_connections_active has.";
+            "TCP segments that the container's connections sent again, SYN and SYN-ACK included (what RetransSegs of /proc/net/snmp counts); a SYN when its handshake is over (of a connection that both ends dialed only when it failed). Of connections that are older than the agent, those are in it that observer_tcp_connections_active has.";
         TCP_RESETS: Counter, Count, "observer_tcp_resets_total", RESET,
             "Resets that the container's TCP connections sent (direction transmit) or received (direction receive). One that refuses a connection is received by the client; who sends it has no connection.";
         PACKET_DROPS: Counter, Count, "observer_packet_drops_total", ["namespace", "pod", "container", "direction", "reason"],

@@ -13,19 +13,26 @@ use crate::pod::Container;
 use crate::samples::Samples;
 
 /// A port at which nobody listens.
-const NOBODY: u16 = 1;
+pub(super) const NOBODY: u16 = 1;
 const AGAIN: &str = "Tcp.RetransSegs";
 const RETRANSMITTED: &str = "observer_tcp_retransmitted_segments_total";
-const FAILURES: &str = "observer_tcp_connect_failures_total";
+pub(super) const FAILURES: &str = "observer_tcp_connect_failures_total";
 
-fn dial(way: &Way<'_>, to: SocketAddr, times: u16, again: u8, give_up_ms: Option<u64>) -> Result<Vec<i32>> {
-    match way.client.run(&Command::Fault(Fault::Dial { to, times, again, give_up_ms }))? {
+/// The errors of connections that are dialed at the same time.
+pub(super) fn dial(
+    client: &Container,
+    to: SocketAddr,
+    times: u16,
+    again: u8,
+    give_up_ms: Option<u64>,
+) -> Result<Vec<i32>> {
+    match client.run(&Command::Fault(Fault::Dial { to, times, again, give_up_ms }))? {
         Answer::Dialed { errors } => Ok(errors),
         other => bail!("the answer was {other:?}"),
     }
 }
 
-fn all(errors: &[i32], expected: i32) -> Result<()> {
+pub(super) fn all(errors: &[i32], expected: i32) -> Result<()> {
     ensure!(errors.iter().all(|error| *error == expected), "errors {errors:?}, expected {expected}");
     Ok(())
 }
@@ -45,24 +52,24 @@ fn round(scene: &Scene, agent: &Agent, way: &Way<'_>, scale: Scale) -> Result<Se
     let before = quiet(scene, agent)?;
     let truths = scene.truths()?;
     let refused = scale.of(100, 20);
-    all(&dial(way, SocketAddr::new(way.address, NOBODY), refused, 6, None)?, libc::ECONNREFUSED)?;
+    all(&dial(way.client, SocketAddr::new(way.address, NOBODY), refused, 6, None)?, libc::ECONNREFUSED)?;
 
     let (deaf, silent) =
         opened(way.server, Fault::Listen { address: way.any_port(), backlog: super::BACKLOG, defer_s: 0 })?;
     way.server.run(&Command::Fault(Fault::Deafen { socket: deaf, drop: Drop::Everything }))?;
     let (timeouts, given_up) = (5, 3);
     let errors = std::thread::scope(|scope| {
-        let dials = scope.spawn(|| dial(way, silent, timeouts, 1, None));
+        let dials = scope.spawn(|| dial(way.client, silent, timeouts, 1, None));
         crowd(scene.there.container(super::SERVER)?, way.address, &dials)?;
         dials.join().map_err(|_| anyhow!("the thread that dials panicked"))?
     })?;
     all(&errors, libc::ETIMEDOUT)?;
-    dial(way, silent, given_up, 6, Some(200))?;
+    dial(way.client, silent, given_up, 6, Some(200))?;
 
     let unreachable = match (way.server_pod, way.address) {
         (super::THERE, address) => {
             let nobody = unused(address);
-            all(&dial(way, SocketAddr::new(nobody, 80), 3, 6, None)?, libc::EHOSTUNREACH)?;
+            all(&dial(way.client, SocketAddr::new(nobody, 80), 3, 6, None)?, libc::EHOSTUNREACH)?;
             3
         }
         _ => 0,
@@ -114,7 +121,7 @@ fn failed(scene: &Scene, way: &Way<'_>, reason: &str, port: Option<u16>, scrapes
 
 /// Many sockets of another pod, until the last dial has failed. The kernel programs' caches, which every SYN is written to
 /// anew, soon remember nothing but them.
-fn crowd(bystander: &Container, like: IpAddr, dials: &ScopedJoinHandle<'_, Result<Vec<i32>>>) -> Result<()> {
+pub(super) fn crowd(bystander: &Container, like: IpAddr, dials: &ScopedJoinHandle<'_, Result<Vec<i32>>>) -> Result<()> {
     let here = if like.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
     let to = bystander.hold_udp(SocketAddr::new(here, 0), 4096)?;
     while !dials.is_finished() {

@@ -47,7 +47,7 @@ fn round(agent: &Agent, client: &Container, guest: &mut Guest, address: IpAddr) 
     for _ in 0..TIMES {
         let (connection, peer) = connect(client, guest, address)?;
         let last = state(client, Fault::Info { connection })?;
-        guest.reset(PORT, peer)?;
+        guest.reset(PORT, peer, 0)?;
         if last.retransmitted > 0 {
             return Ok(Seen::Fewer("a SYN was sent again".to_owned()));
         }

@@ -1,6 +1,7 @@
 //! How well TCP works: what goes wrong is made to, a known number of times, and compared with what the kernel counted in
 //! the pods' namespaces and says of each socket.
 
+mod crossed;
 mod failures;
 mod known;
 mod lives;
@@ -22,6 +23,7 @@ use crate::pod::{Container, Pod, PodSpec};
 use crate::samples::Samples;
 use crate::truth::Truth;
 
+pub(super) use crossed::{crossed, tcp_crossed};
 pub(super) use failures::tcp_failures;
 pub(super) use known::tcp_known_times;
 pub(super) use lives::{tcp_active, tcp_times};

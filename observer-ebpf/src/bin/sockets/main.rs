@@ -78,8 +78,8 @@ pub fn sockets_state(ctx: RawTracePointContext) -> i32 {
 fn changes<S: Carries>(socket: S, old: i32, new: i32) {
     match new {
         state::ESTABLISHED if is_mine() => life::established(socket, old == state::SYN_SENT),
-        state::CLOSE if old == state::SYN_SENT && is_mine() => connection::failed(socket),
         state::CLOSE if state::was_established(old) && is_mine() => life::closed(socket),
+        state::CLOSE if connection::never_was(socket, old) && is_mine() => connection::failed(socket),
         _ => {}
     }
 }

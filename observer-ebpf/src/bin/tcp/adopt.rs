@@ -7,7 +7,7 @@ use observer_common::{edge::Role, older::Adopted, tcp::Connection};
 use crate::{
     add::add,
     ends, live,
-    maps::{SKC_STATE, TCP_QUALITY, TP_TOTAL_RETRANS},
+    maps::{TCP_QUALITY, TP_TOTAL_RETRANS},
     slot::{self, Caller},
     sock::{self, Peer, Sock, state},
 };
@@ -50,14 +50,14 @@ pub fn adopt(sk: u64, other: u64, is_server: bool, note: impl FnOnce() -> bool, 
 /// The socket is TCP's, and its connection is established and not over.
 #[inline(always)]
 pub fn lives(sk: u64) -> bool {
-    sock::is_tcp(sk) && state::was_established(sock::read::<u8>(sk, &SKC_STATE).into())
+    sock::is_tcp(sk) && state::was_established(sock::state_of(sk))
 }
 
 /// A connection whose end found nothing. One that begins in this moment, in a socket that was another's, is in its old state
 /// still and is not taken.
 #[inline(always)]
 fn take_back(sk: u64, forget: impl Fn()) {
-    if i32::from(sock::read::<u8>(sk, &SKC_STATE)) != state::CLOSE {
+    if sock::state_of(sk) != state::CLOSE {
         return;
     }
     let Some(connection) = live::remove(sk, false) else { return };

@@ -12,7 +12,7 @@ use crate::{
     live::{self, Refused},
     maps::{RARE, TCP_QUALITY, lose},
     slot::{Caller, NONE},
-    sock::state,
+    sock::{self, state},
 };
 
 /// A socket goes from one state to another, which is not written yet.
@@ -20,10 +20,17 @@ use crate::{
 pub fn changes<S: Full>(socket: S, old: i32, new: i32, is_mine: impl Fn() -> bool) {
     match new {
         state::ESTABLISHED if is_mine() => established(socket, old == state::SYN_SENT),
-        state::CLOSE if old == state::SYN_SENT && is_mine() => failed(socket),
         state::CLOSE if state::was_established(old) && is_mine() => closed(socket),
+        state::CLOSE if never_was(socket, old) && is_mine() => failed(socket),
         _ => {}
     }
+}
+
+/// What is over now is a connection that this socket has dialed and that was never established. Most often nobody has answered the
+/// SYN, or a reset has; where the other side's SYN has crossed it the socket is in the state of one that was made for a listener.
+#[inline(always)]
+pub fn never_was<S: Full>(socket: S, old: i32) -> bool {
+    old == state::SYN_SENT || (old == state::SYN_RECV && sock::has_dialed(socket.address()))
 }
 
 /// A connection begins to live.

@@ -43,7 +43,7 @@ use crate::{
     full::{Address, Pointer},
     maps::{TCP_GENERATION, TCP_OWNER, TCP_QUALITY, TP_TOTAL_RETRANS},
     slot::Caller,
-    sock::Sock,
+    sock::{Sock, state},
 };
 
 /// `inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)`
@@ -139,10 +139,14 @@ fn of_event(sk: u64) -> Option<*mut TcpCounters> {
         // SAFETY: the map gave a valid, aligned pointer; the kernel holds the socket's lock, so nobody else writes.
         Some(connection) => unsafe { (*connection).slot },
         None => {
-            if sock::is_listening(sk) {
-                return None;
-            }
-            slot::find(sk, Caller::Unknown)
+            let caller = match sock::state_of(sk) {
+                state::LISTEN => return None,
+                // It may have no cookie: only the traffic's programs ask for one.
+                state::SYN_SENT => Caller::Us,
+                state::SYN_RECV => Caller::of(sock::has_dialed(sk)),
+                _ => Caller::Unknown,
+            };
+            slot::find(sk, caller)
         }
     };
     TCP_QUALITY.get_ptr_mut(slot)

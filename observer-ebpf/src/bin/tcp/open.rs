@@ -61,7 +61,7 @@ extern "C" fn tcp_open(ctx: *mut c_void) -> i32 {
     let now: u8 = common.field(&SKC_STATE);
     // One that is not established yet will be seen to begin.
     let lives = state::was_established(now.into());
-    if now != state::LISTEN && !(lives && (common.ends().is_loopback() || sock::is_observed(sk))) {
+    if i32::from(now) != state::LISTEN && !(lives && (common.ends().is_loopback() || sock::is_observed(sk))) {
         return 0;
     }
     let open = Open {

@@ -6,16 +6,17 @@ use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
 use observer_common::tcp::COMMON_LEN;
 
 use crate::maps::{
-    CGROUP_KN, KN_ID, KN_PARENT, OBSERVED, SK_CGROUP, SK_PROTOCOL, SKC_COOKIE, SKC_DADDR, SKC_DPORT, SKC_FAMILY,
-    SKC_NUM, SKC_RCV_SADDR, SKC_STATE, SKC_V6_DADDR, SKC_V6_RCV_SADDR,
+    CGROUP_KN, KN_ID, KN_PARENT, OBSERVED, SK_CGROUP, SK_PROTOCOL, SK_SOCKET, SKC_COOKIE, SKC_DADDR, SKC_DPORT,
+    SKC_FAMILY, SKC_NUM, SKC_RCV_SADDR, SKC_STATE, SKC_V6_DADDR, SKC_V6_RCV_SADDR, SOCKET_STATE,
 };
 
 /// Of `include/net/tcp_states.h`.
 pub mod state {
     pub const ESTABLISHED: i32 = 1;
     pub const SYN_SENT: i32 = 2;
+    pub const SYN_RECV: i32 = 3;
     pub const CLOSE: i32 = 7;
-    pub const LISTEN: u8 = 10;
+    pub const LISTEN: i32 = 10;
 
     /// A state that comes after `ESTABLISHED` or is it: `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`.
     #[inline(always)]
@@ -212,10 +213,23 @@ pub fn is_tcp(sk: u64) -> bool {
     read::<u16>(sk, &SK_PROTOCOL) == TCP
 }
 
-/// A socket waits for connections.
+/// The state of a TCP socket.
 #[inline(always)]
-pub fn is_listening(sk: u64) -> bool {
-    read::<u8>(sk, &SKC_STATE) == state::LISTEN
+pub fn state_of(sk: u64) -> i32 {
+    read::<u8>(sk, &SKC_STATE).into()
+}
+
+/// A full socket in the state `SYN_RECV` has dialed: `connect` is under way (include/uapi/linux/net.h has the states of what a
+/// process holds; `__inet_stream_connect` and `inet_shutdown` in net/ipv4/af_inet.c set them under the socket's lock). One that was
+/// made for a listener is held by nobody, or, if it was opened with data in its SYN, accepted already and connected. Not
+/// inlined: it is rare, and its part of the stack is not added to that of the others.
+#[inline(never)]
+pub fn has_dialed(sk: u64) -> bool {
+    const SS_CONNECTING: u32 = 2;
+    const SS_DISCONNECTING: u32 = 4;
+    let held: u64 = read(sk, &SK_SOCKET);
+    let state: u32 = read(held, &SOCKET_STATE);
+    state == SS_CONNECTING || state == SS_DISCONNECTING
 }
 
 /// The cgroup v2 id of a full socket; 0 where the kernel keeps something else in its place (cgroup v1's net_cls).

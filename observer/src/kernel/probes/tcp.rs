@@ -63,6 +63,8 @@ impl Offsets {
             (globals::COOKIE, common("skc_cookie")?),
             (globals::PROTOCOL, btf.offset("sock", "sk_protocol")?),
             (globals::ERR, btf.offset("sock", "sk_err")?),
+            (globals::SOCKET, btf.offset("sock", "sk_socket")?),
+            (globals::SOCKET_STATE, btf.offset("socket", "state")?),
             (globals::CGROUP, cgroup),
             (globals::CGROUP_KN, btf.offset("cgroup", "kn")?),
             (globals::KN_ID, btf.offset("kernfs_node", "id")?),
