@@ -8,6 +8,8 @@ mod compat;
 pub mod count;
 mod datagrams;
 mod detail;
+pub mod dns;
+pub mod drops;
 mod endings;
 mod host;
 mod idle_peers;
@@ -92,6 +94,8 @@ pub const CASES: &[Case] = &[
     Case { name: "compatibility", body: compat::compatibility, both_tables: false },
     Case { name: "first_packet", body: arrival::first_packet, both_tables: false },
     Case { name: "pods_leave_nothing", body: arrival::pods_leave_nothing, both_tables: false },
+    Case { name: "dns", body: dns::dns, both_tables: true },
+    Case { name: "drops", body: drops::drops, both_tables: false },
     Case { name: "oom_kills", body: oom::oom_kills, both_tables: false },
     Case { name: "selection", body: selection::selection, both_tables: true },
     Case { name: "restart", body: restart::restart, both_tables: false },
