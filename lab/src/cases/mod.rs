@@ -116,7 +116,7 @@ pub const CASES: &[Case] = &[
     Case { name: "tcp_resets", body: tcp::tcp_resets, both_tables: true },
     Case { name: "tcp_retransmissions", body: tcp::tcp_retransmissions, both_tables: true },
     Case { name: "unix_sockets", body: unix::unix_sockets, both_tables: false },
-    Case { name: "sockets_payload", body: sockets::sockets_payload, both_tables: false },
+    Case { name: "sockets_payload", body: sockets::sockets_payload, both_tables: true },
     Case { name: "sockets_live", body: sockets::sockets_live, both_tables: false },
     Case { name: "sockets_waiting", body: sockets::sockets_waiting, both_tables: false },
     Case { name: "sockets_restart", body: sockets::sockets_restart, both_tables: false },
