@@ -15,7 +15,8 @@ const BPF_F_QUERY_EFFECTIVE: u32 = 1;
 /// More than the 64 that fit into a cgroup (`BPF_CGROUP_MAX_PROGS`), because those above it are told, too.
 const MOST: usize = 256;
 
-/// `attr.query` of `union bpf_attr`, as every kernel since 4.15 knows it.
+/// `attr.query` of `union bpf_attr`, whole: the first kernels with a revision (6.17) write it whatever size they are told
+/// (`__cgroup_bpf_query` in kernel/bpf/cgroup.c). Kernels that do not know the last fields take them when they are 0.
 #[repr(C)]
 struct Query {
     target_fd: u32,
@@ -25,6 +26,10 @@ struct Query {
     prog_ids: u64,
     prog_count: u32,
     padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
 
 /// Ids of all programs that run for the packets of a cgroup, those that are attached above it included.
@@ -39,6 +44,10 @@ pub fn effective_programs(directory: &Path, attach_type: u32) -> Result<Vec<u32>
         prog_ids: ids.as_mut_ptr() as u64,
         prog_count: u32::try_from(MOST)?,
         padding: 0,
+        prog_attach_flags: 0,
+        link_ids: 0,
+        link_attach_flags: 0,
+        revision: 0,
     };
     // SAFETY: bpf(2) reads and writes as many bytes as it is told of a live struct of plain integers, and at most
     // `prog_count` words behind `prog_ids`, which lives, too.
