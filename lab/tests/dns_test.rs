@@ -15,8 +15,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Addresses of the world outside (RFC 5737, RFC 3849).
-const OUTSIDE: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7))];
+const OUTSIDE: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7)),
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 8)),
+];
 
 fn scene() -> Scene {
     Scene::new(None, &[]).unwrap()
@@ -306,7 +309,7 @@ fn answers_outlive_the_agent() {
 fn external_peers_have_the_name_that_was_asked_for() {
     let mut scene = scene();
     let _resolver = Resolver::start(&scene.server, scene.s().unwrap()).unwrap();
-    let [v4, v6] = OUTSIDE.map(|address| echo(&scene, address).unwrap());
+    let [v4, v6, by_tcp] = OUTSIDE.map(|address| echo(&scene, address).unwrap());
     let [resolver, _] = scene.addresses();
     let call = |to: SocketAddr| {
         let pace = Pace::Echoed { window: 1 };
@@ -318,13 +321,15 @@ fn external_peers_have_the_name_that_was_asked_for() {
     assert_eq!(names(&before), [("", v4, 10)].map(series).into());
     let questions = [question("host.test", 1), question("WWW.test", 1), question("WWW.test", 28)];
     ask(scene.c().unwrap(), resolver, DnsWay::Udp { connected: true }, &questions, 1).unwrap();
-    call(v4).unwrap();
-    call(v6).unwrap();
+    ask(scene.c().unwrap(), resolver, DnsWay::Tcp { split: true }, &[question("Second.test", 1)], 1).unwrap();
+    for to in [v4, v6, by_tcp] {
+        call(to).unwrap();
+    }
     // A peer keeps what it was shown with; a new one has the name that was asked for, in lower case.
-    let wanted = [("", v4, 20), ("www.test", v6, 10)].map(series).into();
+    let wanted: Named = [("", v4, 20), ("www.test", v6, 10), ("second.test", by_tcp, 10)].map(series).into();
     let after = scene.agent().unwrap().scrape().unwrap();
     assert_eq!(names(&after), wanted);
-    assert_eq!(after.sum("observer_agent_peer_names", &[]), 1.0);
+    assert_eq!(after.sum("observer_agent_peer_names", &[]), 2.0);
 
     // Nor does the next agent call it otherwise.
     let agent = scene.agent.take().unwrap();
