@@ -54,7 +54,7 @@ impl Scene {
         let state = |state| before.get("observer_agent_probe_state", &[("probe", "drops"), ("state", state)]);
         if state("unsupported") == Some(1.0) {
             ensure!(kernel_older_than(5, 17), "the probe says that this kernel cannot run it:\n{}", agent.log());
-            println!("not tested: this kernel gives no reasons of drops");
+            println!("skipped: this kernel gives no reasons of drops");
             return Ok(None);
         }
         ensure!(state("ok") == Some(1.0), "no probe; the log:\n{}", agent.log());
