@@ -14,7 +14,6 @@ use super::Scale;
 use crate::actor::{Command, DnsFault, DnsWay};
 use crate::pod::Container;
 
-const ROUNDS: u32 = 7;
 /// Numbers of types: A, AAAA, TXT, and one without a name.
 const TYPES: [u16; 4] = [1, 28, 16, 99];
 
@@ -27,12 +26,18 @@ struct Answered {
 }
 
 impl Answered {
-    /// Asks a resolver in each way.
-    fn ask(&mut self, who: &Container, to: SocketAddr, fault: DnsFault, ways: &[DnsWay]) -> Result<()> {
+    /// Asks a resolver in each way, so many times.
+    fn ask(
+        &mut self,
+        who: &Container,
+        (to, fault): (SocketAddr, DnsFault),
+        ways: &[DnsWay],
+        rounds: u32,
+    ) -> Result<()> {
         for way in ways {
             let questions = TYPES.map(|qtype| question("host.test", qtype)).to_vec();
             let patient = fault != DnsFault::Silent;
-            let answers = asked(who, &Command::DnsAsk { to, way: *way, questions, rounds: ROUNDS, patient })?;
+            let answers = asked(who, &Command::DnsAsk { to, way: *way, questions, rounds, patient })?;
             // The client looks at the header alone.
             if fault == DnsFault::Loop {
                 self.malformed += answers.answers.iter().map(|(_, _, count)| count).sum::<u64>();
@@ -53,9 +58,11 @@ impl Answered {
 
 /// Answers of many types and outcomes, over IPv4 and IPv6, between pods and over loopback, and what is no answer: each is
 /// shown where it was received.
-pub(super) fn dns(_: Scale, edges: Option<u32>) -> Result<()> {
+pub(super) fn dns(scale: Scale, edges: Option<u32>) -> Result<()> {
     const DATAGRAMS: [DnsWay; 2] = [DnsWay::Udp { connected: true }, DnsWay::Udp { connected: false }];
     const ALL: [DnsWay; 3] = [DATAGRAMS[0], DATAGRAMS[1], DnsWay::Tcp { split: true }];
+    // With both, questions and answers find room in the kernel's buffer of 1 MiB when the agent is given no time to read.
+    let rounds = scale.of(7, 3);
     let scene = Scene::new(edges, &[])?;
     scene.stage.fill_table(&scene.client, "c")?;
     let serve = |listen, fault| scene.s()?.run(&Command::DnsServe { listen, fault });
@@ -63,7 +70,7 @@ pub(super) fn dns(_: Scale, edges: Option<u32>) -> Result<()> {
     for (listen, rcode) in scene.addresses().into_iter().zip([0, 3]) {
         let fault = DnsFault::Rcode(rcode);
         serve(listen, fault)?;
-        client.ask(scene.c()?, listen, fault, &ALL)?;
+        client.ask(scene.c()?, (listen, fault), &ALL, rounds)?;
     }
     let faults = [
         DnsFault::Rcode(2),
@@ -80,9 +87,9 @@ pub(super) fn dns(_: Scale, edges: Option<u32>) -> Result<()> {
         let listen = SocketAddr::new(address, PORT);
         serve(listen, fault)?;
         let ways = if matches!(fault, DnsFault::Rcode(_)) { &ALL[..] } else { &DATAGRAMS };
-        inside.ask(scene.app()?, listen, fault, ways)?;
+        inside.ask(scene.app()?, (listen, fault), ways, rounds)?;
     }
-    let each = u64::from(ROUNDS) * TYPES.len() as u64;
+    let each = u64::from(rounds) * TYPES.len() as u64;
     let found = [client.sum(), client.malformed, client.unanswered];
     ensure!(found == [6 * each, 0, 0], "the client was answered {found:?}");
     let found = [inside.sum(), inside.malformed, inside.unanswered];
