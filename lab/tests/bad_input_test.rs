@@ -46,6 +46,12 @@ fn state_of(samples: &Samples, probe: &str) -> (String, String) {
     (sample.label("state").to_owned(), sample.label("reason").to_owned())
 }
 
+/// Where the packets of this pod are counted, as `observer_sandbox_info` says.
+fn attached(samples: &Samples, pod: &Pod) -> Vec<String> {
+    let labels = [("pod", pod.uid())];
+    samples.select("observer_sandbox_info", &labels).map(|sample| sample.label("attached").to_owned()).collect()
+}
+
 #[test]
 fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -93,6 +99,8 @@ fn without_root_the_rest_goes_on_and_says_so() {
     assert!(output.status.success(), "{}", words(&output));
 
     // The agent serves what it can read, and its probe says why it counts nothing.
+    let node = node();
+    let pod = Pod::create(&node, PodSpec::new("ns", "uncounted", &["c"])).unwrap();
     let address = observer_lab::agent::free_address().unwrap().to_string();
     let mut run = Command::new(&binary);
     run.args(["run", "--web.listen-address", &address, "--path.bpffs", directory.path().to_str().unwrap()]);
@@ -102,18 +110,24 @@ fn without_root_the_rest_goes_on_and_says_so() {
     let scrape = || client.get(format!("http://{address}/metrics")).call()?.body_mut().read_to_string();
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut text = String::new();
-    while !text.contains("observer_agent_probe_state{") && Instant::now() < deadline {
+    let complete = |text: &str| text.contains("observer_agent_probe_state{") && text.contains(pod.uid());
+    while !complete(&text) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(50));
         text = scrape().unwrap_or_else(|error| format!("no scrape: {error}"));
     }
     drop(child);
     assert!(text.contains("probe=\"cgroup_skb\",state=\"failed\""), "{text}");
     assert!(text.contains("process_resident_memory_bytes"), "{text}");
+    assert_eq!(attached(&Samples::parse(&text).unwrap(), &pod), ["none"], "{text}");
 }
 
 #[test]
 fn no_bpffs_and_none_to_be_mounted() {
+    let node = node();
+    let pod = Pod::create(&node, PodSpec::new("ns", "uncounted", &["c"])).unwrap();
     let agent = run_with(&AgentOptions { bpffs: Some("/proc/self/nothing".into()), ..AgentOptions::default() });
+    let samples = agent.scrape_until(Duration::from_secs(15), |samples| !attached(samples, &pod).is_empty()).unwrap();
+    assert_eq!(attached(&samples, &pod), ["none"]);
     let (state, reason) = probe(&agent);
     assert_eq!(state, "failed");
     assert!(reason.contains("--path.bpffs") && reason.contains("/proc/self/nothing"), "{reason}");
@@ -140,8 +154,7 @@ fn no_cgroup_v2_tree() {
         .into_iter()
         .find(|hierarchy| hierarchy.has("memory") && hierarchy.mount.ends_with("memory"))
     else {
-        println!("this machine has no v1 hierarchy: nothing to test");
-        return;
+        return support::skipped("this machine has no v1 hierarchy");
     };
     let bpffs = BpfFs::create().unwrap();
     let node = node();
@@ -253,5 +266,6 @@ fn a_cgroup_that_somebody_else_holds_exclusively() {
     let samples = agent.scrape().unwrap();
     let sent = samples.sum("observer_traffic_bytes_total", &[("pod", free.uid()), ("direction", "transmit")]);
     assert_eq!(sent, 128.0);
+    assert_eq!([&held, &free].map(|pod| attached(&samples, pod)), [["none"], ["cgroup"]]);
     agent.terminate().unwrap();
 }

@@ -91,7 +91,7 @@ fn optional(stage: &Stage) {
         let state = [("probe", probe)];
         let samples = stage.agent.scrape().unwrap();
         if samples.select("observer_agent_probe_state", &state).any(|sample| sample.label("state") != "ok") {
-            println!("not tested: {probe} does not run on this kernel");
+            support::skipped(&format!("{probe} does not run on this kernel"));
             continue;
         }
         let deadline = Instant::now() + PATIENCE;

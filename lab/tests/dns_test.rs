@@ -5,30 +5,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use observer_lab::actor::{Answer, Command, DnsAnswers, DnsFault, DnsQuestion, DnsWay, Pace, Sizes};
+use anyhow::{Context, Result, ensure};
+use observer_lab::actor::{Command, DnsAnswers, DnsFault, DnsQuestion, DnsWay, Pace, Sizes};
 use observer_lab::agent::Agent;
-use observer_lab::cases::Stage;
-use observer_lab::pod::{Container, Pod, PodSpec};
+use observer_lab::cases::dns::{Counts, PORT, Scene, add, ask, check_durations, question, shown};
+use observer_lab::pod::{Container, Pod};
 use observer_lab::samples::{Samples, buckets};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const DNS: u16 = 53;
 /// Addresses of the world outside (RFC 5737, RFC 3849).
-const OUTSIDE: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7))];
+const OUTSIDE: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7)),
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 8)),
+];
 
-/// Answers by type and outcome.
-type Counts = BTreeMap<(String, String), u64>;
-
-/// Two pods, one with a resolver, and the agent.
-struct Scene {
-    stage: Stage,
-    agent: Option<Agent>,
-    client: Pod,
-    server: Pod,
-    _resolver: Option<Resolver>,
+fn scene() -> Scene {
+    Scene::new(None, &[]).unwrap()
 }
 
 /// dnsmasq in a container.
@@ -77,139 +71,13 @@ impl Resolver {
         })?;
         let deadline = Instant::now() + PATIENCE;
         // It listens at TCP after UDP.
-        while pod.netns().run(|| Ok(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, DNS)).is_err()))? {
+        while pod.netns().run(|| Ok(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).is_err()))? {
             ensure!(child.try_wait()?.is_none(), "dnsmasq (package dnsmasq-base) has ended");
             ensure!(Instant::now() < deadline, "dnsmasq does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(Self(child))
     }
-}
-
-impl Scene {
-    fn new(resolver: bool) -> Result<Self> {
-        Self::with(resolver, &[])
-    }
-
-    /// With these arguments for the agent.
-    fn with(resolver: bool, more: &[&str]) -> Result<Self> {
-        let stage = Stage::new(None)?;
-        let agent = stage.agent_with(None, more)?;
-        let client = Pod::create(&stage.node, PodSpec::new("cases", "client", &["c"]))?;
-        let server = Pod::create(&stage.node, PodSpec::new("cases", "server", &["s", "app"]))?;
-        stage.announce(&[&client, &server])?;
-        let known = |samples: &Samples| {
-            ["client", "server"].iter().all(|name| {
-                samples.select("observer_pod_info", &[("pod", name)]).any(|sample| !sample.label("pod_ip").is_empty())
-            })
-        };
-        let samples = agent.scrape_until(PATIENCE, known)?;
-        ensure!(known(&samples), "the pods are not there; the log:\n{}", agent.log());
-        let state = [("probe", "dns"), ("state", "ok")];
-        ensure!(samples.get("observer_agent_probe_state", &state) == Some(1.0), "no probe; log:\n{}", agent.log());
-        let _resolver = if resolver { Some(Resolver::start(&server, server.container("s")?)?) } else { None };
-        Ok(Self { stage, agent: Some(agent), client, server, _resolver })
-    }
-
-    fn agent(&self) -> &Agent {
-        self.agent.as_ref().unwrap()
-    }
-
-    fn c(&self) -> &Container {
-        self.client.container("c").unwrap()
-    }
-
-    /// The resolver's addresses for other pods.
-    fn addresses(&self) -> [SocketAddr; 2] {
-        [SocketAddr::new(self.server.ipv4().into(), DNS), SocketAddr::new(self.server.ipv6().into(), DNS)]
-    }
-
-    /// Nothing was lost on the way.
-    fn check_nothing_lost(&self, samples: &Samples) {
-        assert_eq!(samples.sum("observer_agent_dns_lost_packets_total", &[]), 0.0, "{}", self.agent().log());
-        assert_eq!(samples.sum("observer_agent_pending_dns_responses", &[]), 0.0);
-        assert_eq!(samples.get("observer_agent_untimed_dns_questions_total", &[]), Some(0.0));
-    }
-}
-
-fn question(name: &str, qtype: u16) -> DnsQuestion {
-    DnsQuestion { name: name.to_owned(), qtype }
-}
-
-fn ask(who: &Container, to: SocketAddr, way: DnsWay, questions: &[DnsQuestion], rounds: u32) -> Result<DnsAnswers> {
-    let patient = true;
-    asked(who, &Command::DnsAsk { to, way, questions: questions.to_vec(), rounds, patient })
-}
-
-fn asked(who: &Container, command: &Command) -> Result<DnsAnswers> {
-    match who.run(command)? {
-        Answer::Dns(answers) => Ok(answers),
-        other => bail!("{command:?} was answered with {other:?}"),
-    }
-}
-
-/// Adds what a client was answered, with the names that the numbers have at IANA.
-fn add(counts: &mut Counts, answers: &DnsAnswers) {
-    for (qtype, rcode, count) in &answers.answers {
-        let qtype = match qtype {
-            1 => "A",
-            2 => "NS",
-            5 => "CNAME",
-            6 => "SOA",
-            12 => "PTR",
-            15 => "MX",
-            16 => "TXT",
-            28 => "AAAA",
-            33 => "SRV",
-            64 => "SVCB",
-            65 => "HTTPS",
-            255 => "ANY",
-            _ => "other",
-        };
-        let rcode = match rcode {
-            0 => "NOERROR",
-            1 => "FORMERR",
-            2 => "SERVFAIL",
-            3 => "NXDOMAIN",
-            4 => "NOTIMP",
-            5 => "REFUSED",
-            _ => "other",
-        };
-        *counts.entry((qtype.to_owned(), rcode.to_owned())).or_default() += count;
-    }
-}
-
-fn shown(samples: &Samples, container: &str) -> Counts {
-    let labels = [("container", container), ("namespace", "cases")];
-    let mut counts = Counts::new();
-    for sample in samples.select("observer_dns_responses_total", &labels) {
-        let labels = (sample.label("qtype").to_owned(), sample.label("rcode").to_owned());
-        assert!(counts.insert(labels, sample.value as u64).is_none(), "a series stands there twice");
-    }
-    counts
-}
-
-/// Each outcome has as many durations as answers. Samples leave histograms out: this reads the text.
-fn check_durations(agent: &Agent, container: &str, wanted: &Counts) -> Result<()> {
-    let mut by_rcode: BTreeMap<&str, u64> = BTreeMap::new();
-    for ((_, rcode), count) in wanted {
-        *by_rcode.entry(rcode).or_default() += count;
-    }
-    let text = agent.fetch("/metrics")?;
-    let value = |suffix: &str, rcode: &str, le: &str| -> Result<f64> {
-        let series = format!(
-            "observer_dns_duration_seconds{suffix}{{namespace=\"cases\",pod=\"{}\",container=\"{container}\",rcode=\"{rcode}\"{le}}} ",
-            if container == "c" { "client" } else { "server" }
-        );
-        let line = text.lines().find_map(|line| line.strip_prefix(&series));
-        Ok(line.with_context(|| format!("there is no {series}"))?.parse()?)
-    };
-    for (rcode, count) in by_rcode {
-        ensure!(value("_count", rcode, "")? == count as f64, "{rcode}: not {count} durations");
-        ensure!(value("_bucket", rcode, ",le=\"+Inf\"")? == count as f64, "{rcode}: not {count} in buckets");
-        ensure!(value("_sum", rcode, "")? > 0.0, "{rcode}: no time has passed");
-    }
-    Ok(())
 }
 
 /// [`ask`] in batches, with a scrape after each, which reads what has come. A batch finds room in the kernel's buffer of
@@ -235,7 +103,8 @@ fn ask_in_batches(
 #[test]
 fn every_answer_is_counted_by_type_and_outcome() {
     const ROUNDS: u32 = 125;
-    let scene = Scene::new(true).unwrap();
+    let scene = scene();
+    let _resolver = Resolver::start(&scene.server, scene.s().unwrap()).unwrap();
     let questions = [
         question("www.test", 1),
         question("WWW.Test", 28),
@@ -257,18 +126,18 @@ fn every_answer_is_counted_by_type_and_outcome() {
         DnsWay::Tcp { split: true },
     ];
     let (mut client, mut app) = (Counts::new(), Counts::new());
-    let inside = scene.server.container("app").unwrap();
+    let inside = scene.app().unwrap();
     let locals = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let ask = |who, to, way, counts: &mut Counts| {
-        let batches = ask_in_batches(scene.agent(), who, to, way, &questions, ROUNDS).unwrap();
+        let batches = ask_in_batches(scene.agent().unwrap(), who, to, way, &questions, ROUNDS).unwrap();
         batches.iter().for_each(|answers| add(counts, answers));
     };
     for way in ways {
         for to in scene.addresses() {
-            ask(scene.c(), to, way, &mut client);
+            ask(scene.c().unwrap(), to, way, &mut client);
         }
         for local in locals {
-            ask(inside, SocketAddr::new(local, DNS), way, &mut app);
+            ask(inside, SocketAddr::new(local, PORT), way, &mut app);
         }
     }
     let total = u64::from(ROUNDS) * questions.len() as u64 * 8;
@@ -276,78 +145,29 @@ fn every_answer_is_counted_by_type_and_outcome() {
     for outcome in ["NOERROR", "NXDOMAIN", "REFUSED"] {
         assert!(client.keys().any(|(_, rcode)| rcode == outcome), "the resolver never says {outcome}: {client:?}");
     }
-    let samples = scene.agent().scrape().unwrap();
-    scene.check_nothing_lost(&samples);
-    assert_eq!(shown(&samples, "c"), client);
-    assert_eq!(shown(&samples, "app"), app);
-    assert_eq!(shown(&samples, "s"), Counts::new(), "the resolver itself was answered nothing");
-    check_durations(scene.agent(), "c", &client).unwrap();
-    check_durations(scene.agent(), "app", &app).unwrap();
+    let samples = scene.agent().unwrap().scrape().unwrap();
+    scene.check_nothing_lost(&samples).unwrap();
+    assert_eq!(shown(&samples, "c").unwrap(), client);
+    assert_eq!(shown(&samples, "app").unwrap(), app);
+    assert_eq!(shown(&samples, "s").unwrap(), Counts::new(), "the resolver itself was answered nothing");
+    check_durations(scene.agent().unwrap(), "c", &client).unwrap();
+    check_durations(scene.agent().unwrap(), "app", &app).unwrap();
     assert_eq!(samples.sum("observer_dns_malformed_total", &[]), 0.0);
 
     // Series go with their pod.
-    let Scene { stage, agent, client, server, _resolver } = scene;
+    let Scene { agent, client, .. } = scene;
     let agent = agent.unwrap();
     drop(client);
-    let gone = |samples: &Samples| shown(samples, "c").is_empty();
+    let gone = |samples: &Samples| shown(samples, "c").unwrap().is_empty();
     assert!(gone(&agent.scrape_until(PATIENCE, gone).unwrap()));
-    drop((_resolver, server, stage));
-}
-
-#[test]
-fn what_is_no_answer_is_none() {
-    const ROUNDS: u32 = 7;
-    let scene = Scene::new(false).unwrap();
-    let server = scene.server.container("s").unwrap();
-    let questions = [question("host.test", 1), question("host.test", 28), question("host.test", 16)];
-    let mut wanted = Counts::new();
-    let (mut malformed, mut unanswered) = (0, 0);
-    // Each at an address of its own: 127.0.0.0/8 is all loopback.
-    let faults = [
-        DnsFault::Rcode(2),
-        DnsFault::Rcode(4),
-        DnsFault::Rcode(9),
-        DnsFault::NoQuestion(1),
-        DnsFault::Loop,
-        DnsFault::Short,
-        DnsFault::Silent,
-    ];
-    for (fault, last) in faults.into_iter().zip(1..) {
-        let listen = SocketAddr::new(Ipv4Addr::new(127, 0, 0, last).into(), DNS);
-        server.run(&Command::DnsServe { listen, fault }).unwrap();
-        let command = Command::DnsAsk {
-            to: listen,
-            way: DnsWay::Udp { connected: true },
-            questions: questions.to_vec(),
-            rounds: ROUNDS,
-            patient: fault != DnsFault::Silent,
-        };
-        let answers = asked(scene.server.container("app").unwrap(), &command).unwrap();
-        // The client looks at the header alone.
-        if fault == DnsFault::Loop {
-            malformed += answers.answers.iter().map(|(_, _, count)| count).sum::<u64>();
-        } else {
-            add(&mut wanted, &answers);
-        }
-        malformed += answers.malformed;
-        unanswered += answers.unanswered;
-    }
-    let each = u64::from(ROUNDS) * 3;
-    assert_eq!((malformed, unanswered, wanted.values().sum::<u64>()), (2 * each, each, 4 * each));
-    let samples = scene.agent().scrape().unwrap();
-    assert_eq!(shown(&samples, "app"), wanted);
-    check_durations(scene.agent(), "app", &wanted).unwrap();
-    assert_eq!(samples.sum("observer_dns_malformed_total", &[("container", "app")]), malformed as f64);
-    assert_eq!(samples.sum("observer_dns_malformed_total", &[]), malformed as f64);
-    scene.check_nothing_lost(&samples);
 }
 
 /// What a resolver says over TCP and is no message is counted, and what comes after it is read as if it had not been.
 #[test]
 fn what_is_no_answer_over_tcp_does_no_harm() {
     const ROUNDS: u32 = 7;
-    let scene = Scene::new(false).unwrap();
-    let (server, app) = (scene.server.container("s").unwrap(), scene.server.container("app").unwrap());
+    let scene = scene();
+    let (server, app) = (scene.s().unwrap(), scene.app().unwrap());
     let questions = [question("host.test", 1), question("host.test", 28)];
     let each = u64::from(ROUNDS) * 2;
     let mut wanted = Counts::new();
@@ -364,7 +184,7 @@ fn what_is_no_answer_over_tcp_does_no_harm() {
         (DnsFault::Rcode(3), 0),
     ];
     for ((fault, bad), last) in faults.into_iter().zip(1..) {
-        let listen = SocketAddr::new(Ipv4Addr::new(127, 0, 1, last).into(), DNS);
+        let listen = SocketAddr::new(Ipv4Addr::new(127, 0, 1, last).into(), PORT);
         server.run(&Command::DnsServe { listen, fault }).unwrap();
         let asked = if fault == DnsFault::Cut { &questions[..1] } else { &questions[..] };
         for split in [false, true] {
@@ -382,8 +202,8 @@ fn what_is_no_answer_over_tcp_does_no_harm() {
             }
             malformed += u64::from(ROUNDS * bad);
             // After each, not at the end alone.
-            let samples = scene.agent().scrape().unwrap();
-            assert_eq!(shown(&samples, "app"), wanted, "{fault:?}");
+            let samples = scene.agent().unwrap().scrape().unwrap();
+            assert_eq!(shown(&samples, "app").unwrap(), wanted, "{fault:?}");
             assert_eq!(
                 samples.sum("observer_dns_malformed_total", &[("container", "app")]),
                 malformed as f64,
@@ -391,10 +211,10 @@ fn what_is_no_answer_over_tcp_does_no_harm() {
             );
         }
     }
-    let samples = scene.agent().scrape().unwrap();
+    let samples = scene.agent().unwrap().scrape().unwrap();
     assert_eq!(wanted.values().sum::<u64>(), 8 * each);
-    check_durations(scene.agent(), "app", &wanted).unwrap();
-    scene.check_nothing_lost(&samples);
+    check_durations(scene.agent().unwrap(), "app", &wanted).unwrap();
+    scene.check_nothing_lost(&samples).unwrap();
 }
 
 /// A resolver that answers late: no answer is said to be faster than it was, nor all of them slower than the client's whole
@@ -404,8 +224,8 @@ fn late_answers_are_timed() {
     const ROUNDS: u32 = 3;
     const DELAY_MS: u16 = 60;
     const FAMILY: &str = "observer_dns_duration_seconds";
-    let scene = Scene::new(false).unwrap();
-    let server = scene.server.container("s").unwrap();
+    let scene = scene();
+    let server = scene.s().unwrap();
     let questions = [question("host.test", 1), question("host.test", 28)];
     let ways = [DnsWay::Udp { connected: true }, DnsWay::Udp { connected: false }, DnsWay::Tcp { split: true }];
     let labels = [("container", "c"), ("rcode", "NOERROR")];
@@ -415,13 +235,13 @@ fn late_answers_are_timed() {
         server.run(&Command::DnsServe { listen, fault: DnsFault::Late(DELAY_MS) }).unwrap();
         for way in ways {
             let begin = Instant::now();
-            let answers = ask(scene.c(), listen, way, &questions, ROUNDS).unwrap();
+            let answers = ask(scene.c().unwrap(), listen, way, &questions, ROUNDS).unwrap();
             let whole = begin.elapsed().as_secs_f64();
             let answered: u64 =
                 answers.answers.iter().map(|(_, rcode, count)| if *rcode == 0 { *count } else { 0 }).sum();
             assert_eq!(answered, u64::from(ROUNDS) * 2, "{answers:?}");
             count += answered;
-            let text = scene.agent().fetch("/metrics").unwrap();
+            let text = scene.agent().unwrap().fetch("/metrics").unwrap();
             let samples = Samples::parse(&text).unwrap();
             let now = samples.sum(&format!("{FAMILY}_sum"), &labels);
             let took = now - sum;
@@ -436,20 +256,21 @@ fn late_answers_are_timed() {
             assert_eq!(samples.sum(&format!("{FAMILY}_count"), &labels), count as f64);
         }
     }
-    scene.check_nothing_lost(&scene.agent().scrape().unwrap());
+    scene.check_nothing_lost(&scene.agent().unwrap().scrape().unwrap()).unwrap();
 }
 
 #[test]
 fn what_was_not_handed_over_is_counted() {
-    let scene = Scene::new(true).unwrap();
+    let scene = scene();
+    let _resolver = Resolver::start(&scene.server, scene.s().unwrap()).unwrap();
     let [to, _] = scene.addresses();
-    let agent = Pid::from_raw(i32::try_from(scene.agent().pid()).unwrap()).unwrap();
+    let agent = Pid::from_raw(i32::try_from(scene.agent().unwrap().pid()).unwrap()).unwrap();
     kill_process(agent, Signal::STOP).unwrap();
-    let outcome = ask(scene.c(), to, DnsWay::Udp { connected: true }, &[question("host.test", 1)], 6_000);
+    let outcome = ask(scene.c().unwrap(), to, DnsWay::Udp { connected: true }, &[question("host.test", 1)], 6_000);
     kill_process(agent, Signal::CONT).unwrap();
     let received: u64 = outcome.unwrap().answers.iter().map(|(_, _, count)| count).sum();
     assert_eq!(received, 6_000);
-    let samples = scene.agent().scrape().unwrap();
+    let samples = scene.agent().unwrap().scrape().unwrap();
     let counted = samples.sum("observer_dns_responses_total", &[("container", "c")]);
     let lost = |direction| {
         let labels = [("direction", direction), ("reason", "buffer_full")];
@@ -464,47 +285,51 @@ fn what_was_not_handed_over_is_counted() {
 #[test]
 fn answers_outlive_the_agent() {
     const FAMILY: &str = "observer_dns_duration_seconds";
-    let mut scene = Scene::new(true).unwrap();
+    let mut scene = scene();
+    let _resolver = Resolver::start(&scene.server, scene.s().unwrap()).unwrap();
     let [to, _] = scene.addresses();
     let ask = |scene: &Scene, rounds| {
         let questions = [question("host.test", 1), question("nobody.test", 28)];
-        let answers = ask(scene.c(), to, DnsWay::Udp { connected: true }, &questions, rounds).unwrap();
+        let answers = ask(scene.c().unwrap(), to, DnsWay::Udp { connected: true }, &questions, rounds).unwrap();
         answers.answers.iter().map(|(_, _, count)| count).sum::<u64>() as f64
     };
     let counted = |samples: &Samples| samples.sum("observer_dns_responses_total", &[("container", "c")]);
     let before = ask(&scene, 100);
-    assert_eq!(counted(&scene.agent().scrape().unwrap()), before);
+    assert_eq!(counted(&scene.agent().unwrap().scrape().unwrap()), before);
     scene.agent.take().unwrap().kill9().unwrap();
     let all = before + ask(&scene, 50);
     scene.agent = Some(scene.stage.agent().unwrap());
-    let samples = scene.agent().scrape_until(PATIENCE, |samples| counted(samples) == all).unwrap();
+    let samples = scene.agent().unwrap().scrape_until(PATIENCE, |samples| counted(samples) == all).unwrap();
     assert_eq!(counted(&samples), all);
     assert_eq!(samples.sum(&format!("{FAMILY}_count"), &[("container", "c")]), all);
-    scene.check_nothing_lost(&samples);
+    scene.check_nothing_lost(&samples).unwrap();
 }
 
 #[test]
 fn external_peers_have_the_name_that_was_asked_for() {
-    let mut scene = Scene::new(true).unwrap();
-    let [v4, v6] = OUTSIDE.map(|address| echo(&scene, address).unwrap());
+    let mut scene = scene();
+    let _resolver = Resolver::start(&scene.server, scene.s().unwrap()).unwrap();
+    let [v4, v6, by_tcp] = OUTSIDE.map(|address| echo(&scene, address).unwrap());
     let [resolver, _] = scene.addresses();
     let call = |to: SocketAddr| {
         let pace = Pace::Echoed { window: 1 };
-        scene.c().traffic(&Command::UdpSend { to, sizes: Sizes::List(vec![100; 10]), connected: true, pace })
+        scene.c().unwrap().traffic(&Command::UdpSend { to, sizes: Sizes::List(vec![100; 10]), connected: true, pace })
     };
     // Nobody has asked for this address before it is called.
     call(v4).unwrap();
-    let before = scene.agent().scrape().unwrap();
+    let before = scene.agent().unwrap().scrape().unwrap();
     assert_eq!(names(&before), [("", v4, 10)].map(series).into());
     let questions = [question("host.test", 1), question("WWW.test", 1), question("WWW.test", 28)];
-    ask(scene.c(), resolver, DnsWay::Udp { connected: true }, &questions, 1).unwrap();
-    call(v4).unwrap();
-    call(v6).unwrap();
+    ask(scene.c().unwrap(), resolver, DnsWay::Udp { connected: true }, &questions, 1).unwrap();
+    ask(scene.c().unwrap(), resolver, DnsWay::Tcp { split: true }, &[question("Second.test", 1)], 1).unwrap();
+    for to in [v4, v6, by_tcp] {
+        call(to).unwrap();
+    }
     // A peer keeps what it was shown with; a new one has the name that was asked for, in lower case.
-    let wanted = [("", v4, 20), ("www.test", v6, 10)].map(series).into();
-    let after = scene.agent().scrape().unwrap();
+    let wanted: Named = [("", v4, 20), ("www.test", v6, 10), ("second.test", by_tcp, 10)].map(series).into();
+    let after = scene.agent().unwrap().scrape().unwrap();
     assert_eq!(names(&after), wanted);
-    assert_eq!(after.sum("observer_agent_peer_names", &[]), 1.0);
+    assert_eq!(after.sum("observer_agent_peer_names", &[]), 2.0);
 
     // Nor does the next agent call it otherwise.
     let agent = scene.agent.take().unwrap();
@@ -514,7 +339,7 @@ fn external_peers_have_the_name_that_was_asked_for() {
     let samples = agent.scrape_until(PATIENCE, again).unwrap();
     assert_eq!(names(&samples), wanted);
     let questions = [question("host.test", 1), question("host.test", 28)];
-    ask(scene.c(), resolver, DnsWay::Udp { connected: true }, &questions, 1).unwrap();
+    ask(scene.c().unwrap(), resolver, DnsWay::Udp { connected: true }, &questions, 1).unwrap();
     let samples = agent.scrape().unwrap();
     assert_eq!(names(&samples), wanted);
 }
@@ -565,17 +390,18 @@ fn names_beyond_the_budget_are_folded() {
     const NETWORK: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 16);
     const PORT: u16 = 9_999;
     let budgets = ["--traffic.peer-names", "500", "--traffic.peer-names-per-container", "100"];
-    let scene = Scene::with(true, &[&budgets[..], &["--traffic.peers-per-container", "100"]].concat()).unwrap();
+    let scene = Scene::new(None, &[&budgets[..], &["--traffic.peers-per-container", "100"]].concat()).unwrap();
+    let _resolver = Resolver::start(&scene.server, scene.s().unwrap()).unwrap();
     scene.client.introduce(&scene.server).unwrap();
     scene.client.route(NETWORK, &scene.server).unwrap();
-    scene.server.container("s").unwrap().hold_udp((Ipv4Addr::UNSPECIFIED, PORT).into(), 1 << 20).unwrap();
+    scene.s().unwrap().hold_udp((Ipv4Addr::UNSPECIFIED, PORT).into(), 1 << 20).unwrap();
     let [resolver, _] = scene.addresses();
     let first = u32::from(NETWORK.0) + 1;
     let addresses: Vec<Ipv4Addr> = (first..first + PEERS).map(Ipv4Addr::from).collect();
     for some in addresses.chunks(AT_ONCE) {
         let name = |address: &Ipv4Addr| format!("{}.test", address.to_string().replace('.', "-"));
         let questions: Vec<_> = some.iter().map(|address| question(&name(address), 1)).collect();
-        let answers = ask(scene.c(), resolver, DnsWay::Udp { connected: true }, &questions, 1).unwrap();
+        let answers = ask(scene.c().unwrap(), resolver, DnsWay::Udp { connected: true }, &questions, 1).unwrap();
         assert_eq!(answers.answers, [(1, 0, some.len() as u64)], "{answers:?}");
         let call = |address: &Ipv4Addr| Command::UdpSend {
             to: (*address, PORT).into(),
@@ -583,12 +409,12 @@ fn names_beyond_the_budget_are_folded() {
             connected: false,
             pace: Pace::Free,
         };
-        let job = scene.c().start(some.iter().map(call).collect(), Duration::from_millis(1), Some(1)).unwrap();
-        let sent = scene.c().join(job).unwrap();
+        let job = scene.c().unwrap().start(some.iter().map(call).collect(), Duration::from_millis(1), Some(1)).unwrap();
+        let sent = scene.c().unwrap().join(job).unwrap();
         assert_eq!((sent.failures, sent.sent_datagrams), (0, some.len() as u64));
-        scene.agent().scrape().unwrap();
+        scene.agent().unwrap().scrape().unwrap();
     }
-    let samples = scene.agent().scrape().unwrap();
+    let samples = scene.agent().unwrap().scrape().unwrap();
     assert_eq!(samples.get("observer_agent_peer_names", &[]), Some(BUDGET as f64));
     let folded = samples.get("observer_agent_peer_names_folded_total", &[]);
     assert_eq!(folded, Some((u64::from(PEERS) - BUDGET) as f64));
@@ -616,7 +442,7 @@ fn names_beyond_the_budget_are_folded() {
     let heard = [("container", "s"), ("direction", "receive"), ("protocol", "udp"), ("port", port.as_str())];
     let [packets, bytes] = ["packets", "bytes"].map(|of| samples.sum(&format!("observer_traffic_{of}_total"), &heard));
     assert_eq!((packets, bytes), (peers as f64, (peers * 128) as f64));
-    scene.check_nothing_lost(&samples);
+    scene.check_nothing_lost(&samples).unwrap();
 }
 
 fn ip(arguments: &str) -> Result<()> {

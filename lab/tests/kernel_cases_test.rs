@@ -51,6 +51,8 @@ cases!(
     compatibility,
     first_packet,
     pods_leave_nothing,
+    dns,
+    drops,
     oom_kills,
     selection,
     restart,

@@ -1,6 +1,8 @@
 //! A host without a cgroup v2 tree: ordinary pods are counted at their interfaces, as a whole. Needs root, and a v1
 //! hierarchy, which is then all that the agent is shown.
 
+mod support;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -112,8 +114,7 @@ fn on_the_node(stage: &Stage) -> Result<()> {
 #[test]
 fn pods_are_counted_at_their_interfaces() {
     if !Path::new(HIERARCHY).is_dir() {
-        eprintln!("SKIPPED: this machine has no v1 hierarchy at {HIERARCHY}");
-        return;
+        return support::skipped(&format!("this machine has no v1 hierarchy at {HIERARCHY}"));
     }
     let stage = Stage::new(None).unwrap();
     if let Err(error) = stage.node.netns().run(|| on_the_node(&stage)) {

@@ -8,6 +8,8 @@ mod compat;
 pub mod count;
 mod datagrams;
 mod detail;
+pub mod dns;
+pub mod drops;
 mod endings;
 mod host;
 mod idle_peers;
@@ -96,6 +98,8 @@ pub const CASES: &[Case] = &[
     Case { name: "compatibility", body: compat::compatibility, both_tables: false },
     Case { name: "first_packet", body: arrival::first_packet, both_tables: false },
     Case { name: "pods_leave_nothing", body: arrival::pods_leave_nothing, both_tables: false },
+    Case { name: "dns", body: dns::dns, both_tables: true },
+    Case { name: "drops", body: drops::drops, both_tables: false },
     Case { name: "oom_kills", body: oom::oom_kills, both_tables: false },
     Case { name: "selection", body: selection::selection, both_tables: true },
     Case { name: "restart", body: restart::restart, both_tables: false },
@@ -117,7 +121,7 @@ pub const CASES: &[Case] = &[
     Case { name: "tcp_resets", body: tcp::tcp_resets, both_tables: true },
     Case { name: "tcp_retransmissions", body: tcp::tcp_retransmissions, both_tables: true },
     Case { name: "unix_sockets", body: unix::unix_sockets, both_tables: false },
-    Case { name: "sockets_payload", body: sockets::sockets_payload, both_tables: false },
+    Case { name: "sockets_payload", body: sockets::sockets_payload, both_tables: true },
     Case { name: "sockets_live", body: sockets::sockets_live, both_tables: false },
     Case { name: "sockets_waiting", body: sockets::sockets_waiting, both_tables: false },
     Case { name: "sockets_crossed", body: sockets::sockets_crossed, both_tables: false },

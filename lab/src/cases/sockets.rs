@@ -9,7 +9,7 @@ use super::PATIENCE;
 use super::restart::Monotonic;
 use super::stage::{Scale, Stage, wait_for_pods};
 use super::tcp::{accept, crossed, opened};
-use super::ways::{CLIENT, HERE, SERVER, THERE, Way};
+use super::ways::{CLIENT, HERE, NAMESPACE, SERVER, THERE, Way};
 use crate::actor::{Command, Fault, ServeMode};
 use crate::agent::Agent;
 use crate::pod::{Pod, PodSpec};
@@ -19,6 +19,7 @@ const PAYLOAD: &str = "observer_tcp_payload_bytes_total";
 const OPENED: &str = "observer_tcp_connections_opened_total";
 const ACTIVE: &str = "observer_tcp_connections_active";
 const LOSSES: &str = "observer_agent_kernel_losses_total";
+const OVERFLOWED: &str = "observer_agent_edges_overflowed_total";
 const MODE: [&str; 2] = ["--traffic.accounting", "sockets"];
 
 struct Scene {
@@ -31,8 +32,8 @@ struct Scene {
 type Ends = [[u64; 3]; 2];
 
 impl Scene {
-    fn new() -> Result<Self> {
-        let stage = Stage::new(None)?;
+    fn new(edges: Option<u32>) -> Result<Self> {
+        let stage = Stage::new(edges)?;
         let here = Pod::create(&stage.node, PodSpec::new("cases", HERE, &[CLIENT, SERVER]))?;
         let there = Pod::create(&stage.node, PodSpec::new("cases", THERE, &[SERVER]))?;
         here.introduce(&there)?;
@@ -76,10 +77,17 @@ impl Scene {
 }
 
 impl Way<'_> {
-    fn ends(&self, samples: &Samples, to: SocketAddr) -> Ends {
-        let port = to.port().to_string();
+    /// What both ends show at a port, or in all.
+    fn ends(&self, samples: &Samples, port: Option<u16>) -> Ends {
+        let port = port.map(|port| port.to_string());
         [true, false].map(|client| {
-            let labels = self.labels(client, &port);
+            let labels = match &port {
+                Some(port) => self.labels(client, port),
+                None => {
+                    let (pod, container) = self.end(client);
+                    vec![("namespace", NAMESPACE), ("pod", pod), ("container", container)]
+                }
+            };
             let payload = |direction| {
                 let labels = [&labels[..], &[("direction", direction)]].concat();
                 // Counters below 2^53 are exact in a float.
@@ -91,9 +99,9 @@ impl Way<'_> {
 
     /// What the ends show once the last packets have come: those come after the command that sent them.
     fn expect(&self, agent: &Agent, to: SocketAddr, sent: u64, answered: u64, opened: u64) -> Result<Samples> {
-        let expected = [[sent, answered, opened], [answered, sent, opened]];
-        let samples = agent.scrape_until(PATIENCE, |samples| self.ends(samples, to) == expected)?;
-        let found = self.ends(&samples, to);
+        let expected = both_ends(sent, answered, opened);
+        let samples = agent.scrape_until(PATIENCE, |samples| self.ends(samples, Some(to.port())) == expected)?;
+        let found = self.ends(&samples, Some(to.port()));
         let port = to.port().to_string();
         let series =
             || samples.select(PAYLOAD, &[("port", &port)]).map(|sample| format!("{sample:?}")).collect::<Vec<_>>();
@@ -105,6 +113,24 @@ impl Way<'_> {
         // Whatever the labels, there is nothing else.
         let all = samples.sum(PAYLOAD, &[("port", &port)]) as u64;
         ensure!(all == 2 * (sent + answered), "to {to}: {all} bytes in all series of the port");
+        Ok(samples)
+    }
+
+    /// The same, of what was added to all series of the two containers: a table that is too small tells neither peer nor port.
+    fn expect_more(&self, agent: &Agent, before: &Samples, expected: Ends) -> Result<Samples> {
+        let then = self.ends(before, None);
+        let more = |samples: &Samples| {
+            let now = self.ends(samples, None);
+            // What goes back is not what was expected, either.
+            std::array::from_fn(|end| std::array::from_fn(|at| now[end][at].wrapping_sub(then[end][at])))
+        };
+        let samples = agent.scrape_until(PATIENCE, |samples| more(samples) == expected)?;
+        let found: Ends = more(&samples);
+        ensure!(
+            found == expected,
+            "to {}: {found:?} more of sent, received, opened; expected {expected:?}",
+            self.address
+        );
         Ok(samples)
     }
 
@@ -125,6 +151,11 @@ impl Way<'_> {
     }
 }
 
+/// What the client sent is what the server received.
+const fn both_ends(sent: u64, answered: u64, opened: u64) -> Ends {
+    [[sent, answered, opened], [answered, sent, opened]]
+}
+
 /// No series of what this mode does not count.
 fn check_absent(samples: &Samples) -> Result<()> {
     for sample in samples.iter() {
@@ -140,15 +171,29 @@ fn check_absent(samples: &Samples) -> Result<()> {
 }
 
 /// A stream, and many short connections.
-pub fn sockets_payload(scale: Scale, _: Option<u32>) -> Result<()> {
-    let scene = Scene::new()?;
+pub fn sockets_payload(scale: Scale, edges: Option<u32>) -> Result<()> {
+    let scene = Scene::new(edges)?;
     let agent = scene.agent()?;
-    for way in scene.ways()? {
+    let ways = scene.ways()?;
+    // Two edges each: with a table that is too small, all that follows finds it full.
+    for _ in 0..edges.unwrap_or(0) {
+        let to = ways[0].serve(ServeMode::Sink)?;
+        ways[0].close(ways[0].open(to)?)?;
+    }
+    let mut before = agent.scrape_until(PATIENCE, |samples| samples.sum(ACTIVE, &[("namespace", NAMESPACE)]) == 0.0)?;
+    for way in &ways {
+        let mut expect = |to, sent, answered, opened| -> Result<()> {
+            before = match edges {
+                Some(_) => way.expect_more(&agent, &before, both_ends(sent, answered, opened))?,
+                None => way.expect(&agent, to, sent, answered, opened)?,
+            };
+            check_absent(&before)
+        };
         let to = way.serve(ServeMode::Sink)?;
         let bytes = scale.of((64 << 20) + 7, (2 << 20) + 7);
         let sent = way.client.traffic(&Command::TcpSend { to, bytes, chunk: 65_536 })?;
         ensure!(sent.sent_bytes == bytes, "{sent:?}");
-        way.expect(&agent, to, bytes, 0, 1)?;
+        expect(to, bytes, 0, 1)?;
         let to = way.serve(ServeMode::request_response(100, 300))?;
         let connections = scale.of(2_000, 200);
         way.client.traffic(&Command::TcpRequests {
@@ -160,21 +205,45 @@ pub fn sockets_payload(scale: Scale, _: Option<u32>) -> Result<()> {
             parallel: 4,
         })?;
         let connections = u64::from(connections);
-        let samples = way.expect(&agent, to, connections * 200, connections * 600, connections)?;
-        check_absent(&samples)?;
+        expect(to, connections * 200, connections * 600, connections)?;
     }
     let samples = agent.scrape()?;
+    if edges.is_some() {
+        check_overflowed(&samples)?;
+    } else {
+        check_named(&samples)?;
+    }
+    agent.terminate()
+}
+
+/// Between pods, every byte of the client names the other pod.
+fn check_named(samples: &Samples) -> Result<()> {
     let between = [("pod", HERE), ("container", CLIENT), ("peer_kind", "pod")];
     let named = samples.sum(PAYLOAD, &[&between[..], &[("peer_pod", THERE)]].concat());
     let all = samples.sum(PAYLOAD, &between);
     ensure!(named > 0.0 && named == all, "{named} of {all} bytes name the peer pod");
-    agent.terminate()
+    let overflowed = samples.get(OVERFLOWED, &[]);
+    ensure!(overflowed == Some(0.0), "{overflowed:?} edges overflowed the default table");
+    Ok(())
+}
+
+/// The table was full, and every byte stands under a peer that nobody knows: those who made it full carried none.
+fn check_overflowed(samples: &Samples) -> Result<()> {
+    let overflowed = samples.sum(OVERFLOWED, &[]);
+    ensure!(overflowed > 0.0, "nothing overflowed a table that is too small");
+    for end in [(HERE, CLIENT), (HERE, SERVER), (THERE, SERVER)] {
+        let labels = [("namespace", NAMESPACE), ("pod", end.0), ("container", end.1)];
+        let all = samples.sum(PAYLOAD, &labels);
+        let other = samples.sum(PAYLOAD, &[&labels[..], &[("peer_kind", "other"), ("port", "")]].concat());
+        ensure!(other > 0.0 && other == all, "{end:?}: {other} of {all} bytes stand under another peer");
+    }
+    Ok(())
 }
 
 /// Connections that live are shown to the byte while they live, over `kill -9`, and not once more when they end. One is
 /// older than the first agent: it counts from then on.
 pub fn sockets_live(_: Scale, _: Option<u32>) -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = Scene::new(None)?;
     let ways = scene.ways()?;
     let mut old = Vec::new();
     for way in &ways {
@@ -224,7 +293,7 @@ pub fn sockets_live(_: Scale, _: Option<u32>) -> Result<()> {
 /// last way is to a server of both families.
 pub fn sockets_waiting(_: Scale, _: Option<u32>) -> Result<()> {
     const CLIENTS: u64 = 300;
-    let scene = Scene::new()?;
+    let scene = Scene::new(None)?;
     let mut agent = scene.agent()?;
     let ways = scene.ways()?;
     let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
@@ -264,7 +333,7 @@ pub fn sockets_crossed(scale: Scale, edges: Option<u32>) -> Result<()> {
 /// Short and long connections while scrapes come as fast as they can, with `kill -9` in the middle: no counter goes back,
 /// and in the end all is there once.
 pub fn sockets_restart(scale: Scale, _: Option<u32>) -> Result<()> {
-    let scene = Scene::new()?;
+    let scene = Scene::new(None)?;
     let mut agent = scene.agent()?;
     let mut watch = Monotonic::of(PAYLOAD);
     for way in scene.ways()?.into_iter().step_by(4) {

@@ -5,6 +5,7 @@ mod hierarchy;
 mod limits;
 mod mark;
 mod memory;
+mod programs;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 pub(crate) use controllers::restore_root;
 pub use hierarchy::{Hierarchy, Version, detect, parse};
 pub(crate) use mark::owner_of;
+pub(crate) use programs::{EGRESS, INGRESS, effective_programs};
 
 use rustix::fs::{FlockOperation, flock};
 

@@ -15,7 +15,7 @@ use crate::{
     http::{Latch, Readiness},
     identity::{Snapshot, gone_inside},
     kernel::{Accounting, Attacher, EdgeTable, Names, Pins, attach::AttachError},
-    metrics::{AgentMetrics, ProbeState},
+    metrics::{AgentMetrics, ProbeState, collectors::CountedWhere},
     sandbox::{AttachPoint, ContainerKind, Hook, Remembered, Sandbox, SandboxHooks},
 };
 
@@ -97,6 +97,7 @@ pub(super) struct KernelHooks {
     interfaces: Option<Interfaces>,
     /// Whether there is a tree whose cgroups can be attached to.
     has_v2: bool,
+    counted: CountedWhere,
     metrics: Arc<AgentMetrics>,
     readiness: Arc<Readiness>,
     /// Cgroups that could not be attached to, with the reason.
@@ -113,7 +114,7 @@ impl KernelHooks {
         pins: Pins,
         table: Arc<EdgeTable>,
         names: SharedNames,
-        (interfaces, has_v2): (Option<Interfaces>, bool),
+        (interfaces, has_v2, counted): (Option<Interfaces>, bool, CountedWhere),
         metrics: Arc<AgentMetrics>,
         readiness: Arc<Readiness>,
     ) -> Self {
@@ -126,6 +127,7 @@ impl KernelHooks {
             names,
             interfaces,
             has_v2,
+            counted,
             metrics,
             readiness,
             failed,
@@ -168,6 +170,7 @@ impl KernelHooks {
     }
 
     fn tell_state(&self) {
+        self.counted.set_refused(self.failed.keys().copied().collect());
         if self.pins.accounting() == Accounting::Sockets {
             // Nothing is attached to cgroups.
             const WHY: &str =

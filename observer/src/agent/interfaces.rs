@@ -14,7 +14,7 @@ use crate::{
         EdgeTable, InterfaceHooks, Pins, interface,
         links::{self, HostLink},
     },
-    metrics::{AgentMetrics, ProbeState, collectors::CountedAtInterface},
+    metrics::{AgentMetrics, ProbeState, collectors::CountedWhere},
     sandbox::{Handlers, Hook, Sandbox, SandboxKey},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Interfaces {
     own: HashSet<u32>,
     /// The node's interfaces when they were last looked at.
     links: Vec<HostLink>,
-    counted: CountedAtInterface,
+    counted: CountedWhere,
     /// Sandboxes that are not counted, with the reason.
     failed: BTreeMap<SandboxKey, String>,
 }
@@ -44,7 +44,7 @@ impl Interfaces {
         table: &EdgeTable,
         (procfs, wanted): (&Path, bool),
         metrics: &Arc<AgentMetrics>,
-        counted: CountedAtInterface,
+        counted: CountedWhere,
     ) -> Option<Self> {
         if !wanted {
             interface::forget(pins.root());
@@ -111,7 +111,7 @@ impl Interfaces {
                 warn!("the traffic of pod {}/{} is not counted: {reason}", sandbox.namespace, sandbox.name);
             }
         }
-        self.counted.set(self.attached.values().copied().collect());
+        self.counted.set_at_interface(self.attached.values().copied().collect());
         self.tell_state();
         let alive = snapshot.sandboxes().iter().filter(|sandbox| sandbox.alive);
         alive.filter(|sandbox| let_go.contains(&sandbox.cgroup_id)).cloned().collect()

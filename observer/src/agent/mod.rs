@@ -42,8 +42,8 @@ use crate::{
     metrics::{
         AgentMetrics, BuildInfo, ProbeState, Registry,
         collectors::{
-            AgentCollector, CountedAtInterface, DnsCollector, InfoCollector, NodeCollector, PodCollector,
-            ProcessCollector, ResourceCollector, TrafficCollector,
+            AgentCollector, CountedWhere, DnsCollector, InfoCollector, NodeCollector, PodCollector, ProcessCollector,
+            ResourceCollector, TrafficCollector,
         },
     },
     resources::{CgroupRoots, Endings, Ledger, PodReader, Reader, SharedReader, Store, raise_file_limit},
@@ -79,8 +79,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
     let registry = Arc::new(Registry::new(Arc::clone(&snapshots), Arc::clone(&metrics)));
     let roots = CgroupRoots::from(&hierarchies);
     let reader = SharedReader::new(Reader::new(roots.clone(), &options.paths.procfs));
-    let counted_at_interface = CountedAtInterface::default();
-    registry.register(InfoCollector(counted_at_interface.clone()));
+    let counted_where = CountedWhere::default();
+    registry.register(InfoCollector(counted_where.clone()));
     registry.register(NodeCollector::new(options.paths.procfs.clone()));
     registry.register(PodCollector::new(PodReader::new(options.paths.procfs.clone()), Arc::clone(&metrics)));
     registry.register(ProcessCollector::default());
@@ -137,13 +137,13 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
             let by_packets = pins.accounting() == Accounting::Packets;
             let wanted = by_packets && interfaces::wanted(&options.interface_handlers, has_v2);
             let interfaces =
-                Interfaces::start(&pins, &table, (&options.paths.procfs, wanted), &metrics, counted_at_interface);
+                Interfaces::start(&pins, &table, (&options.paths.procfs, wanted), &metrics, counted_where.clone());
             Box::new(KernelHooks::new(
                 kernel.attacher,
                 pins,
                 table,
                 names,
-                (interfaces, has_v2),
+                (interfaces, has_v2, counted_where),
                 Arc::clone(&metrics),
                 Arc::clone(&readiness),
             ))

@@ -53,7 +53,8 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
-/// `attr.query` of `union bpf_attr`, up to the fields that every kernel since 4.15 has.
+/// `attr.query` of `union bpf_attr`, whole: the first kernels with a revision (6.17) write it whatever size they are told
+/// (`__cgroup_bpf_query` in kernel/bpf/cgroup.c). Kernels that do not know the last fields take them when they are 0.
 #[repr(C)]
 struct ProgQuery {
     target_fd: u32,
@@ -63,6 +64,10 @@ struct ProgQuery {
     prog_ids: u64,
     prog_count: u32,
     padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
 
 /// `attr.test` of `union bpf_attr`, up to the fields that kernel 5.10 has.
@@ -270,6 +275,10 @@ pub fn attached_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result
         prog_ids: ids.as_mut_ptr() as u64,
         prog_count: 64,
         padding: 0,
+        prog_attach_flags: 0,
+        link_ids: 0,
+        link_attach_flags: 0,
+        revision: 0,
     };
     // The kernel writes the count back, so the attribute is mutable here.
     // SAFETY: bpf(2) reads and writes as many bytes as it is told of a live, aligned struct of plain integers, and

@@ -49,14 +49,14 @@ fn round(agent: &Agent, client: &Container, guest: &mut Guest, address: IpAddr) 
         let last = state(client, Fault::Info { connection })?;
         guest.reset(PORT, peer, 0)?;
         if last.retransmitted > 0 {
-            return Ok(Seen::Fewer("a SYN was sent again".to_owned()));
+            return Ok(Seen::Nothing("a SYN was sent again".to_owned()));
         }
         times.push(last.rtt_us);
     }
     let least = u32::try_from(DELAY.as_micros())?;
     ensure!(times.iter().all(|time| *time >= least), "the kernel measured {times:?} µs, the delay is {least}");
     if times.iter().any(|time| *time > BUSY_US) {
-        return Ok(Seen::Fewer(format!("the machine is busy: {times:?} µs")));
+        return Ok(Seen::Nothing(format!("the machine is busy: {times:?} µs")));
     }
     // The last reset may still be under way.
     let sum: u64 = times.iter().map(|time| u64::from(*time)).sum();

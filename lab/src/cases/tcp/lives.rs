@@ -102,7 +102,7 @@ fn handshakes(scene: &Scene, agent: &Agent, way: &Way<'_>) -> Result<Seen> {
         connecting += u64::from(state(way.client, Fault::Info { connection })?.rtt_us);
         let last = state(way.client, Fault::Reset { connection })?;
         if last.retransmitted > 0 {
-            return Ok(Seen::Fewer("a SYN was sent again".to_owned()));
+            return Ok(Seen::Nothing("a SYN was sent again".to_owned()));
         }
         ending += u64::from(last.rtt_us);
     }
@@ -185,7 +185,7 @@ fn late_answer(scene: &Scene, agent: &Agent, way: &Way<'_>) -> Result<Seen> {
     .0;
     let last = state(way.client, Fault::Reset { connection })?;
     if last.retransmitted == 0 {
-        return Ok(Seen::Fewer(format!("no SYN was lost: {last:?}")));
+        return Ok(Seen::Nothing(format!("no SYN was lost: {last:?}")));
     }
     let after = quiet(scene, agent)?;
     let [then, now] = [&before, &after].map(|samples| observed(samples, CONNECT, HERE, CLIENT));

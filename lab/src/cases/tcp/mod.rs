@@ -9,10 +9,12 @@ mod older;
 mod opened;
 mod retransmissions;
 mod roles;
+mod seen;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, bail, ensure};
+use seen::{Seen, until_all_seen};
 
 use super::stage::{Stage, settled, wait_for_pods};
 use super::ways::{CLIENT, HERE, SERVER, THERE, Way};
@@ -129,43 +131,6 @@ fn state(container: &Container, fault: Fault) -> Result<TcpState> {
     match container.run(&Command::Fault(fault))? {
         Answer::Tcp(state) => Ok(state),
         other => bail!("the answer was {other:?}"),
-    }
-}
-
-/// How often it is tried to see every event.
-const ROUNDS: usize = 8;
-
-/// Tries until a round has seen every event; a round fails when it saw one that was not made.
-///
-/// Not in every round all are seen: what a timer does, it does on top of whatever thread the CPU runs, and a kernel may keep
-/// threads of the machine's own out of sight. It then runs no program at a tracepoint on top of them and does not count
-/// that as missed (seen on a virtual machine, whose kernel's own trace has these events, without a stack; `run_queue` meets
-/// the same threads). That is no property of observer, but rounds without such a thread are.
-fn until_all_seen(what: IpAddr, mut round: impl FnMut() -> Result<Seen>) -> Result<()> {
-    for _ in 0..ROUNDS {
-        match round()? {
-            Seen::All => return Ok(()),
-            Seen::Fewer(how) => println!("to {what}: {how}"),
-        }
-    }
-    bail!("to {what}: in none of {ROUNDS} rounds all events were reported")
-}
-
-/// What was reported of a round.
-enum Seen {
-    All,
-    /// Some were not; with the words that say how many.
-    Fewer(String),
-}
-
-impl Seen {
-    /// # Errors
-    ///
-    /// When something is reported more often than it was made.
-    fn compare<const N: usize>(found: [u64; N], made: [u64; N]) -> Result<Self> {
-        let how = format!("reported {found:?}, made {made:?}");
-        ensure!(found.iter().zip(made).all(|(found, made)| *found <= made), "{how}");
-        Ok(if found == made { Self::All } else { Self::Fewer(how) })
     }
 }
 

@@ -11,24 +11,37 @@ use crate::{
     sandbox::{ContainerKind, Hook, QosClass, Sandbox},
 };
 
-/// Pods that are counted at their interfaces now, by cgroup id. Shared by whoever attaches and whoever shows it.
+/// Where pods are counted now. Shared by whoever attaches and whoever shows it.
 #[derive(Debug, Clone, Default)]
-pub struct CountedAtInterface(Arc<Mutex<HashSet<u64>>>);
+pub struct CountedWhere(Arc<Mutex<Places>>);
 
-impl CountedAtInterface {
-    /// Says who they are.
-    pub fn set(&self, cgroups: HashSet<u64>) {
-        *self.lock() = cgroups;
+/// Where pods are counted, by cgroup id.
+#[derive(Debug, Clone, Default)]
+struct Places {
+    at_interface: HashSet<u64>,
+    /// Cgroups that could not be attached to; `None` where nothing is attached to cgroups at all.
+    refused: Option<HashSet<u64>>,
+}
+
+impl CountedWhere {
+    /// Says who is counted at an interface.
+    pub fn set_at_interface(&self, cgroups: HashSet<u64>) {
+        self.lock().at_interface = cgroups;
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<u64>> {
+    /// Says that cgroups are attached to, all but these.
+    pub fn set_refused(&self, cgroups: HashSet<u64>) {
+        self.lock().refused = Some(cgroups);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes what a pod is; reads nothing but the snapshot, and which pods are counted at their interfaces.
+/// Writes what a pod is; reads nothing but the snapshot, and where pods are counted.
 #[derive(Debug, Default)]
-pub struct InfoCollector(pub CountedAtInterface);
+pub struct InfoCollector(pub CountedWhere);
 
 impl Collect for InfoCollector {
     fn name(&self) -> &'static str {
@@ -37,14 +50,15 @@ impl Collect for InfoCollector {
 
     fn collect(&mut self, snapshot: &Snapshot, out: &mut Exposition) -> anyhow::Result<()> {
         let mut seen = HashSet::new();
-        let at_interface = self.0.lock();
+        // A copy, because nobody who attaches may have to wait for a scrape.
+        let places = self.0.lock().clone();
         let (mut pods, mut containers) = (0u64, 0u64);
         for sandbox in snapshot.sandboxes().iter().filter(|s| s.alive) {
             pods += 1;
             containers += count(sandbox);
             if seen.insert((&sandbox.namespace, &sandbox.name, &sandbox.uid, &sandbox.sandbox_id)) {
                 pod(sandbox, snapshot.node_name(), out);
-                self::sandbox(sandbox, attached(sandbox, &at_interface), out);
+                self::sandbox(sandbox, attached(sandbox, &places), out);
             }
         }
         restarts(snapshot, out);
@@ -96,10 +110,12 @@ fn pod(sandbox: &Sandbox, node: &str, out: &mut Exposition) {
 }
 
 /// The hook in force.
-fn attached(sandbox: &Sandbox, at_interface: &HashSet<u64>) -> &'static str {
-    if sandbox.cgroup_id != 0 && at_interface.contains(&sandbox.cgroup_id) {
+fn attached(sandbox: &Sandbox, places: &Places) -> &'static str {
+    let refused = |cgroup| places.refused.as_ref().is_none_or(|refused| refused.contains(cgroup));
+    let points = &sandbox.attach_points;
+    if sandbox.cgroup_id != 0 && places.at_interface.contains(&sandbox.cgroup_id) {
         "interface"
-    } else if sandbox.hook == Hook::Cgroup && !sandbox.attach_points.is_empty() {
+    } else if sandbox.hook == Hook::Cgroup && points.iter().any(|point| !refused(&point.cgroup_id)) {
         "cgroup"
     } else {
         "none"
@@ -145,11 +161,19 @@ mod tests {
         let point = crate::sandbox::AttachPoint { cgroup_id: 7, path: "/x".into() };
         let at_cgroup = Sandbox { cgroup_id: 7, attach_points: vec![point], ..plain.clone() };
         let at_interface = Sandbox { hook: Hook::Interface, ..at_cgroup.clone() };
-        let counted = HashSet::from([7]);
+        let places = |at_interface: &[u64], refused: Option<&[u64]>| Places {
+            at_interface: at_interface.iter().copied().collect(),
+            refused: refused.map(|cgroups| cgroups.iter().copied().collect()),
+        };
+        let all = places(&[], Some(&[]));
+        let counted = places(&[7], Some(&[]));
         assert_eq!(attached(&plain, &counted), "none");
-        assert_eq!(attached(&at_cgroup, &HashSet::new()), "cgroup");
+        assert_eq!(attached(&at_cgroup, &all), "cgroup");
+        assert_eq!(attached(&at_cgroup, &places(&[], Some(&[8]))), "cgroup", "another one was refused");
+        assert_eq!(attached(&at_cgroup, &places(&[], Some(&[7]))), "none", "it was refused");
+        assert_eq!(attached(&at_cgroup, &Places::default()), "none", "nothing is attached at all");
         assert_eq!(attached(&at_interface, &counted), "interface");
-        assert_eq!(attached(&at_interface, &HashSet::new()), "none", "its interface was not found");
+        assert_eq!(attached(&at_interface, &all), "none", "its interface was not found");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use agent::AgentCollector;
 pub use cadvisor::CadvisorCollector;
 pub use dns::DnsCollector;
 pub use drops::DropCollector;
-pub use info::{CountedAtInterface, InfoCollector};
+pub use info::{CountedWhere, InfoCollector};
 pub use node::NodeCollector;
 pub use oom::OomCollector;
 pub use pods::PodCollector;

@@ -1,10 +1,12 @@
 //! What is not selected is not observed, and what is selected is observed as if all were.
 
+mod hooks;
+
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
+use hooks::Programs;
 
 use super::PATIENCE;
 use super::count::{Counted, check_udp};
@@ -48,21 +50,20 @@ pub fn selection(_: Scale, edges: Option<u32>) -> Result<()> {
     wait_for_pods(&agent, &all.iter().map(|pod| pod.spec().name.as_str()).collect::<Vec<_>>())?;
     left_out.iter().try_for_each(|pod| talk(pod, &seen, 1))?;
     settled(&agent)?;
-    for pod in &all {
-        ensure!(links(&stage, pod)? == 2, "without a selection all are attached to, but {} is not", pod.spec().name);
-    }
+    let mut programs = Programs::default();
+    all.iter().try_for_each(|pod| programs.expect(&stage, pod))?;
     agent.kill9()?;
 
     let agent = stage.agent_with(None, &RULES)?;
     wait_for_pods(&agent, &[SEEN])?;
-    let before = forgotten(&agent, &stage, &left_out)?;
+    let before = forgotten(&agent, &stage, &programs, &left_out)?;
     for pod in &left_out {
         talk(pod, &seen, 10)?;
         talk(&seen, pod, 10)?;
     }
     let after = settled(&agent)?;
-    check_left_out(&after, &stage, &left_out)?;
-    ensure!(links(&stage, &seen)? == 2, "the pod that is selected is not attached to");
+    programs.expect(&stage, &seen)?;
+    check_left_out(&after, &stage, &programs, &left_out)?;
     let counted = Counted { before: &before, after: &after };
     let number = left_out.len() as u64;
     for direction in ["transmit", "receive"] {
@@ -75,22 +76,22 @@ pub fn selection(_: Scale, edges: Option<u32>) -> Result<()> {
         let address = IpAddr::V4(seen.ipv4());
         check_udp("from those that are left out", counted.of(&peers), 20 * number, 2_000 * number, address)?;
     }
-    late(&stage, &agent, &all)?;
+    late(&stage, &agent, &mut programs, &all)?;
     agent.terminate()
 }
 
 /// A pod that nobody names in time is not attached to, because its namespace is none of those that are selected. When it
 /// has a name, it is, and its connections are followed that were there before.
-fn late(stage: &Stage, agent: &Agent, others: &[&Pod]) -> Result<()> {
+fn late(stage: &Stage, agent: &Agent, programs: &mut Programs, others: &[&Pod]) -> Result<()> {
     let late = Pod::create(&stage.node, PodSpec::new("cases", LATE, &["c"]).label("tier", "t"))?;
     let to = late.container("c")?.serve_tcp(SocketAddr::from((late.ipv4(), 0)), ServeMode::Echo)?;
     let connection = late.container("c")?.open_tcp(to)?.0;
     std::thread::sleep(Duration::from_millis(2_500));
     settled(agent)?;
-    ensure!(links(stage, &late)? == 0, "a pod without a name is attached to");
+    programs.expect_none(stage, &late)?;
     stage.announce(&others.iter().copied().chain([&late]).collect::<Vec<_>>())?;
     wait_for_pods(agent, &[LATE])?;
-    ensure!(links(stage, &late)? == 2, "a pod that got its name is not attached to");
+    programs.expect(stage, &late)?;
     expect_active(agent, 2.0)?;
     late.container("c")?.traffic(&Command::TcpClose { connection })?;
     expect_active(agent, 0.0)?;
@@ -122,27 +123,12 @@ fn talk(from: &Pod, to: &Pod, count: usize) -> Result<()> {
     from.container("c")?.traffic(&command).map(drop)
 }
 
-/// The programs that are pinned for a pod.
-fn links(stage: &Stage, pod: &Pod) -> Result<usize> {
-    let cgroup = pod.cgroup().unified().context("the pod has no cgroup in the v2 tree")?;
-    let inode = std::fs::metadata(&cgroup).with_context(|| format!("looking at {}", cgroup.display()))?.ino();
-    let root = stage.bpffs().join("observer");
-    for version in std::fs::read_dir(&root).with_context(|| format!("reading {}", root.display()))? {
-        let links = version?.path().join("links");
-        if links.is_dir() {
-            let pins = ["ingress", "egress"].map(|direction| links.join(format!("{inode}-{direction}")));
-            return Ok(pins.iter().filter(|pin| pin.exists()).count());
-        }
-    }
-    bail!("{} has no directory of links", root.display())
-}
-
 /// Waits until what an earlier agent has counted for pods that are left out now is given back.
-fn forgotten(agent: &Agent, stage: &Stage, pods: &[Pod]) -> Result<Samples> {
+fn forgotten(agent: &Agent, stage: &Stage, programs: &Programs, pods: &[Pod]) -> Result<Samples> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let samples = settled(agent)?;
-        match check_left_out(&samples, stage, pods) {
+        match check_left_out(&samples, stage, programs, pods) {
             Ok(()) => return Ok(samples),
             Err(error) if Instant::now() > deadline => {
                 return Err(error.context(format!("the agent's log:\n{}", agent.log())));
@@ -153,11 +139,10 @@ fn forgotten(agent: &Agent, stage: &Stage, pods: &[Pod]) -> Result<Samples> {
 }
 
 /// No program, no series, and nothing counted that waits for an owner.
-fn check_left_out(samples: &Samples, stage: &Stage, pods: &[Pod]) -> Result<()> {
+fn check_left_out(samples: &Samples, stage: &Stage, programs: &Programs, pods: &[Pod]) -> Result<()> {
     for pod in pods {
         let name = pod.spec().name.as_str();
-        let links = links(stage, pod)?;
-        ensure!(links == 0, "{links} programs are attached to {name}");
+        programs.expect_none(stage, pod)?;
         let series = samples.iter().find(|sample| sample.label("pod") == name);
         ensure!(series.is_none(), "a series of {name}: {series:?}");
     }
