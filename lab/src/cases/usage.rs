@@ -96,10 +96,10 @@ fn children(agent: &Agent, busy: &Container, count: u32) -> Result<()> {
 
 /// What half a second of CPU takes at half a CPU, less what the first period may give: its own quota and the next one's.
 const LEAST_BURNING: Duration = Duration::from_millis(800);
-/// The least of it that is waited for the quota.
+/// The least that is waited for the quota, of nearly as much time again.
 const LEAST_HELD_BACK: f64 = 0.3;
-/// Who waits for a processor that others use is not held back; so it may take more than once.
-const BURNS: usize = 3;
+/// Who waits for a processor that others use is not held back; so it may take several times until that is reached.
+const BURNS: usize = 10;
 
 /// A container held to half a CPU shows how it was held back, as its cgroup and the clock say; at rest, everything else
 /// too.
