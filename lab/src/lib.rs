@@ -26,6 +26,7 @@ pub mod kube_server;
 pub mod kubelet;
 pub mod launch;
 pub mod loopdev;
+pub mod metrics_server;
 mod netlink;
 pub mod netns;
 pub mod node;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use observer::metrics::compat::{CADVISOR_PATH, MISSING, RESOURCE_PATH};
 use observer_lab::agent::{Agent, AgentOptions};
@@ -12,6 +12,7 @@ use observer_lab::bpffs::BpfFs;
 use observer_lab::cri_node::{CriContainer, CriContainerSpec, CriNode, CriPod, CriPodSpec, IMAGE};
 use observer_lab::kubelet::{self, Files, Kind, Shape, Shapes, Subject};
 use observer_lab::launch::Launcher;
+use observer_lab::metrics_server::{self, Batch};
 use observer_lab::samples::{Sample, Samples};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -169,6 +170,39 @@ fn file_systems(agent: &Agent) {
     panic!("the file system of the root did not stand still for a scrape");
 }
 
+/// What metrics-server makes of two readings: a usage for the node and for every container, and when each started.
+fn usages(agent: &Agent, pods: &[Filled<'_>]) {
+    let read = || -> Batch {
+        let asked = SystemTime::now();
+        metrics_server::decode(&agent.fetch(RESOURCE_PATH).unwrap(), asked).unwrap()
+    };
+    let earlier = read();
+    std::thread::sleep(Duration::from_millis(100));
+    let later = read();
+    // An interval that begins with a question and ends with a reading is a little longer than the window.
+    let most = 1.5 * std::thread::available_parallelism().unwrap().get() as f64;
+    let node = later.node.unwrap().cores_since(&earlier.node.unwrap()).unwrap();
+    assert!((0.0..most).contains(&node), "{node} cores of the node");
+    for (pod, containers) in pods {
+        let metadata = pod.status().unwrap().metadata.unwrap();
+        let key = (metadata.namespace, metadata.name);
+        let [earlier, later] = [&earlier, &later].map(|batch| &batch.pods[&key]);
+        assert_eq!(later.len(), containers.len(), "{key:?}");
+        for container in containers {
+            let told = container.status().unwrap();
+            let name = told.metadata.unwrap().name;
+            let (earlier, later) = (earlier[&name], later[&name]);
+            let cores = later.cores_since(&earlier).unwrap();
+            assert!((0.0..most).contains(&cores), "{cores} cores of {key:?} {name}");
+            // The kernel tells the time of boot, from which processes count theirs, in whole seconds.
+            let at = |nanos: i64| UNIX_EPOCH + Duration::from_nanos(nanos.try_into().unwrap());
+            let begins = at(told.created_at) - Duration::from_secs(1)..=at(told.started_at);
+            assert!(begins.contains(&later.started), "{key:?} {name}: {:?} shown, {begins:?}", later.started);
+            assert!(later.started < later.measured, "{key:?} {name}");
+        }
+    }
+}
+
 #[test]
 fn pods_of_a_runtime_have_the_kubelet_s_series() {
     assert_eq!((kubelet::CADVISOR, kubelet::RESOURCE), (CADVISOR_PATH, RESOURCE_PATH));
@@ -191,6 +225,7 @@ fn pods_of_a_runtime_have_the_kubelet_s_series() {
     for path in [CADVISOR_PATH, RESOURCE_PATH] {
         compare_above(&agent, path, files.memory_is_v1());
     }
+    usages(&agent, &pods);
     file_systems(&agent);
     for pod in &pods {
         kubelet::compare(&agent, &files, &subjects(pod), pod.1[0].pid()).unwrap();

@@ -12,6 +12,30 @@ use observer::metrics::{
     compat::{CADVISOR_PATH, MISSING, RESOURCE_PATH, cadvisor, resource},
 };
 
+/// What dashboards, rules and alerts of kubernetes-mixin query of cAdvisor, besides its dashboards for Windows:
+/// `container_` names in dashboards/, rules/apps.libsonnet and alerts/resource_alerts.libsonnet of
+/// github.com/kubernetes-monitoring/kubernetes-mixin.
+const OF_KUBERNETES_MIXIN: [&str; 18] = [
+    "container_cpu_cfs_periods_total",
+    "container_cpu_cfs_throttled_periods_total",
+    "container_cpu_cfs_throttled_seconds_total",
+    "container_cpu_usage_seconds_total",
+    "container_fs_reads_bytes_total",
+    "container_fs_reads_total",
+    "container_fs_writes_bytes_total",
+    "container_fs_writes_total",
+    "container_memory_cache",
+    "container_memory_rss",
+    "container_memory_swap",
+    "container_memory_working_set_bytes",
+    "container_network_receive_bytes_total",
+    "container_network_receive_packets_dropped_total",
+    "container_network_receive_packets_total",
+    "container_network_transmit_bytes_total",
+    "container_network_transmit_packets_dropped_total",
+    "container_network_transmit_packets_total",
+];
+
 /// Type and label names of a family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Shape {
@@ -83,6 +107,20 @@ fn cadvisor_s_families_are_served_or_missing_for_a_reason() {
 #[test]
 fn the_resource_families_are_served_or_missing_for_a_reason() {
     compare(RESOURCE_PATH, resource::ALL, ["hybrid_resource.prom", "v2_resource.prom"]);
+}
+
+/// What a kubelet has may be missing for a reason; what is queried may not.
+#[test]
+fn what_kubernetes_mixin_queries_is_served() {
+    let (served, missing) = (served(cadvisor::ALL), missing(CADVISOR_PATH));
+    for name in OF_KUBERNETES_MIXIN {
+        assert!(!missing.contains(name), "{name} is queried and in MISSING");
+        let shape = served.get(name).unwrap_or_else(|| panic!("{name} is queried and not served"));
+        // What its queries select and sum by.
+        for label in ["namespace", "pod", "container", "image"] {
+            assert!(shape.labels.contains(label), "{name} has no label {label}");
+        }
+    }
 }
 
 #[test]

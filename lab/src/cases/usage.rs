@@ -1,6 +1,6 @@
 //! CPU, memory, processes and block devices of a container.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,6 +19,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// What one block of the actor's direct I/O has.
 const BLOCK: f64 = 64.0 * 1024.0;
 const POD: &str = "resources";
+const THROTTLED: &str = "observer_cpu_throttled_seconds_total";
 
 fn of(samples: &Samples, name: &str, container: &str) -> f64 {
     samples.sum(name, &[("pod", POD), ("container", container)])
@@ -93,17 +94,36 @@ fn children(agent: &Agent, busy: &Container, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// A container held to half a CPU shows how it was held back, as its cgroup says; at rest, everything else too.
+/// What half a second of CPU takes at half a CPU, less what the first period may give: its own quota and the next one's.
+const LEAST_BURNING: Duration = Duration::from_millis(800);
+/// The least that is waited for the quota, of nearly as much time again.
+const LEAST_HELD_BACK: f64 = 0.3;
+/// Who waits for a processor that others use is not held back; so it may take several times until that is reached.
+const BURNS: usize = 10;
+
+/// A container held to half a CPU shows how it was held back, as its cgroup and the clock say; at rest, everything else
+/// too.
 pub fn throttling(_: Scale, edges: Option<u32>) -> Result<()> {
     let stage = Stage::new(edges)?;
     let agent = stage.agent()?;
     let pod = stage.pod(&agent, POD, &["held"])?;
     let held = pod.container("held")?;
+    let began = Instant::now();
     held.cgroup().limit_cpu(0.5)?;
-    held.run(&Command::Burn { cpu_ms: 500 })?;
-    // Whoever burned now waits for a command: nothing moves between the two readings, once the period is over.
-    std::thread::sleep(Duration::from_millis(250));
-    let samples = agent.scrape()?;
+    let mut samples = Samples::default();
+    for _ in 0..BURNS {
+        let burning = Instant::now();
+        held.run(&Command::Burn { cpu_ms: 500 })?;
+        ensure!(burning.elapsed() >= LEAST_BURNING, "half a second burned in {:?}", burning.elapsed());
+        // Whoever burned now waits for a command: nothing moves between the two readings, once the period is over.
+        std::thread::sleep(Duration::from_millis(250));
+        samples = agent.scrape()?;
+        if of(&samples, THROTTLED, "held") > LEAST_HELD_BACK {
+            break;
+        }
+    }
+    // On each processor by itself.
+    let most_held_back = began.elapsed().as_secs_f64() * told::cpus()?;
     let (version, text) = held.cgroup().read("cpu", "cpu.stat", "cpu.stat")?;
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -115,12 +135,17 @@ pub fn throttling(_: Scale, edges: Option<u32>) -> Result<()> {
     };
     let reported = |name| of(&samples, name, "held");
     ensure!(reported("observer_cpu_limit_cores") == 0.5, "the limit is {}", reported("observer_cpu_limit_cores"));
-    let (periods, held_back) =
-        (reported("observer_cpu_throttled_periods_total"), reported("observer_cpu_throttled_seconds_total"));
+    let (periods, held_back) = (reported("observer_cpu_throttled_periods_total"), reported(THROTTLED));
     ensure!(periods > 0.0 && periods == field("nr_throttled")?, "{periods} throttled periods reported; {text}");
     ensure!((held_back - throttled).abs() < 1e-6, "{held_back} s throttled reported; {text}");
+    ensure!(
+        held_back > LEAST_HELD_BACK && held_back <= most_held_back,
+        "{held_back} s throttled reported, by the clock {LEAST_HELD_BACK} to {most_held_back}"
+    );
     ensure!(reported("observer_cpu_periods_total") >= periods, "less periods than throttled ones");
+    // Anonymous memory, and shared memory, which is file cache.
     held.run(&Command::Touch { mib: 8 })?;
+    held.run(&Command::Segment { mib: 4 })?;
     told::container(&agent, POD, held)?;
     told::node(&agent)
 }

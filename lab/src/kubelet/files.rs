@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::cgroup::{self, Hierarchy, Version};
 
 /// What a series must show; `None` when it must be absent.
-pub(super) type Expected = Vec<(&'static str, &'static [(&'static str, &'static str)], Option<f64>)>;
+pub(crate) type Expected = Vec<(&'static str, &'static [(&'static str, &'static str)], Option<f64>)>;
 
 /// The cgroup files of this machine.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Files {
     }
 
     /// What the series of a cgroup must show.
-    pub(super) fn expected(&self, path: &Path) -> Expected {
+    pub(crate) fn expected(&self, path: &Path) -> Expected {
         let v2 = self.v2(path);
         let mut all = self.cpu(path, &v2);
         all.extend(match self.v1("memory", path) {
@@ -206,7 +206,7 @@ fn number(path: &Path) -> Option<f64> {
 }
 
 /// The number behind a key at the beginning of a line.
-pub(super) fn keyed(text: &str, key: &str) -> Option<f64> {
+pub(crate) fn keyed(text: &str, key: &str) -> Option<f64> {
     let words = text.lines().map(str::split_whitespace);
     words.into_iter().find_map(|mut words| (words.next() == Some(key)).then(|| words.next()?.parse().ok())?)
 }

@@ -13,9 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::agent::Agent;
 use crate::samples::{Sample, Samples};
 use crate::truth::Truth;
-use files::{Expected, keyed, read};
+use files::{Expected, read};
 
 pub use files::Files;
+pub(crate) use files::keyed;
 pub use shapes::{Kind, Shape, Shapes};
 
 /// The path of cAdvisor's metrics.

@@ -246,6 +246,25 @@ mod tests {
     }
 
     #[test]
+    fn what_fails_while_it_is_open_is_opened_anew() {
+        // Opens, and its first byte cannot be read (EIO).
+        let failing = || PathBuf::from("/proc/self/mem");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        fs::write(&path, "1\n").unwrap();
+        let (allowance, mut buffer) = (Allowance::from(0), Buffer::default());
+        let open = || Slot::Open(File::open(failing()).unwrap());
+        assert_eq!(open().read(|| path.clone(), &allowance, &mut buffer).unwrap(), Found::Renewed);
+        assert_eq!(buffer.text(), "1\n");
+        let left = allowance.left();
+        let mut slot = open();
+        assert_eq!(slot.read(failing, &allowance, &mut buffer).unwrap_err().raw_os_error(), Some(libc::EIO));
+        assert!(matches!(slot, Slot::Closed), "{slot:?}");
+        assert_eq!((buffer.bytes().len(), allowance.left()), (0, left + 1));
+        assert_eq!(read_once(&failing(), &mut buffer).unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+
+    #[test]
     fn long_files_are_read_whole_and_huge_ones_are_errors() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");

@@ -1,4 +1,7 @@
-use std::time::Duration;
+use std::{
+    os::{fd::AsRawFd, unix::fs::FileExt},
+    time::Duration,
+};
 
 use super::*;
 use crate::{
@@ -124,13 +127,17 @@ fn a_file_that_cannot_be_read_is_named_and_hides_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
     fs::create_dir_all(root.join("a/memory.current")).unwrap();
+    // Opens, and its first byte cannot be read (EIO).
+    for name in ["memory.stat", "memory.max"] {
+        std::os::unix::fs::symlink("/proc/self/mem", root.join("a").join(name)).unwrap();
+    }
     write(root, "a/pids.current", "5\n");
     let snapshot = snapshot(vec![("p", vec![container("a", "/a")])]);
     let roots = CgroupRoots { v2: Some(root.into()), ..CgroupRoots::default() };
     let mut reader = Reader::new(roots, Path::new("/proc"));
     let reading = reader.read(&snapshot);
     assert!(reading.trouble.unwrap().to_string().contains("a/memory.current"));
-    assert_eq!(reading.usages[0].usage.threads, Some(5));
+    assert_eq!(reading.usages[0].usage, Usage { threads: Some(5), ..Usage::default() });
 }
 
 /// The hierarchies of this machine.
@@ -182,4 +189,33 @@ fn real_cgroups_go_and_come_again() {
     let _again = Cgroup::new(&name);
     let found = (0..40).find(|_| reader.read(&snapshot).usages[0].usage.processes == Some(0));
     assert!(found.is_some());
+}
+
+/// A cgroup that goes between the opening of a file and the reading. All of its files, in the kernel's own words.
+#[test]
+fn a_file_whose_cgroup_went_while_it_was_open_is_absent() {
+    if !rustix::process::geteuid().is_root() {
+        println!("not tested: making cgroups needs root");
+        return;
+    }
+    let name = format!("observer-test-open-{}", std::process::id());
+    let cgroup = Cgroup::new(&name);
+    let roots = real();
+    let files = FILES.iter().filter_map(|(_, hierarchy, file)| {
+        let path = below(hierarchy.root(&roots)?, &name).join(file);
+        let open = || fs::File::open(&path).ok();
+        Some((*file, open()?, open()?))
+    });
+    let files: Vec<_> = files.collect();
+    assert!(!files.is_empty());
+    drop(cgroup);
+    let (allowance, mut buffer) = (Allowance::from(0), Buffer::default());
+    for (name, held, other) in files {
+        assert_eq!(other.read_at(&mut [0], 0).unwrap_err().raw_os_error(), Some(libc::ENODEV), "{name}");
+        // Whoever opens it anew meets the removed one, too.
+        let path = || PathBuf::from(format!("/proc/self/fd/{}", other.as_raw_fd()));
+        let mut slot = Slot::Open(held);
+        assert_eq!(slot.read(path, &allowance, &mut buffer).unwrap(), Found::Absent, "{name}");
+        assert!(!read_once(&path(), &mut buffer).unwrap(), "{name}");
+    }
 }
