@@ -64,8 +64,7 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
         // SAFETY: `skb` is the context of the running program.
         let line = unsafe { SocketLine::new(skb, cookie) };
         // What follows a SYN that crosses ours does not say who has dialed, so its line is one for packets.
-        let crosses = !egress && socket.is_connecting();
-        if begins(packet) && !crosses {
+        if begins(packet) && (egress || !socket.is_connecting()) {
             // The answer to a first SYN must come here too, to be counted, so the line is one that packets do not find.
             // The TCP probe does, when no answer comes. A socket that talks to a resolver keeps it: all its packets come here.
             write(SOCKETS.get_ptr_mut(line.index), cache::line(line.tag ^ cache::DIALING, slot));
