@@ -177,7 +177,7 @@ fn usages(agent: &Agent, pods: &[Filled<'_>]) {
         metrics_server::decode(&agent.fetch(RESOURCE_PATH).unwrap(), asked).unwrap()
     };
     let earlier = read();
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_secs(1));
     let later = read();
     // An interval that begins with a question and ends with a reading is a little longer than the window.
     let most = 1.5 * std::thread::available_parallelism().unwrap().get() as f64;

@@ -253,7 +253,7 @@ fn as_server(key: &mut EdgeKey, packet: &Packet) {
 unsafe fn tcp_role(skb: *mut __sk_buff, packet: &Packet, socket: &Socket, egress: bool) -> Role {
     let flags = packet.tcp_flags();
     // SYN out or SYN-ACK in; where both ends dial, also the SYN that crosses ours. What a socket that listens has to do with is the
-    // server's; the SYN-ACK that answers a crossing SYN comes from none, and nobody listens where it comes from.
+    // server's; the SYN-ACK that answers a crossing SYN comes from none, and seldom does anybody listen where it comes from.
     let dials = egress == (flags & tcp::ACK == 0) || socket.is_connecting();
     if flags & tcp::SYN != 0 && dials {
         Role::Client

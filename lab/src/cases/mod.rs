@@ -158,7 +158,10 @@ pub fn run(filter: &str, after: Option<&str>, late: fn(&str)) -> Result<Report> 
     for case in CASES[begin..].iter().filter(|case| case.name.contains(filter)) {
         let begin = Instant::now();
         let outcome = stuck::watched(LIMIT, move || late(case.name), || case.run(Scale::Guest));
-        println!("case {} {} {:.1?}", case.name, if outcome.is_ok() { "ok" } else { "FAILED" }, begin.elapsed());
+        // The reason at once: the machine may not come to the end.
+        let how =
+            outcome.as_ref().map_or_else(|error| format!("FAILED {error:#}").replace('\n', " | "), |()| "ok".into());
+        println!("case {} {how} {:.1?}", case.name, begin.elapsed());
         for (directory, processes) in crate::cgroup::left() {
             println!("case {} has left {} with {processes} processes", case.name, directory.display());
         }

@@ -172,7 +172,7 @@ impl KernelHooks {
     fn tell_state(&self) {
         self.counted.set_refused(self.failed.keys().copied().collect());
         if self.pins.accounting() == Accounting::Sockets {
-            // Nothing is attached to cgroups.
+            // Nothing is attached to cgroups; whose a socket is its cgroup says, so that is where pods are counted.
             const WHY: &str =
                 "not used with --traffic.accounting=sockets: UDP, ICMP and every other protocol are not counted";
             return self.metrics.probe_state(TRAFFIC_PROBE, ProbeState::Unsupported, WHY);

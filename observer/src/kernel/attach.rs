@@ -186,7 +186,7 @@ fn has_processes(cgroup: &Path) -> bool {
 
 /// Whether a `cgroup.events` leaves it open that there are processes; a file that cannot be read so does.
 pub fn may_be_populated(events: &str) -> bool {
-    !events.lines().any(|line| line == "populated 0")
+    !events.split_inclusive('\n').any(|line| line == "populated 0\n")
 }
 
 /// Makes the link that attaches a program to a cgroup.

@@ -88,7 +88,7 @@ catalogue! {
         TCP_PAYLOAD_BYTES: Counter, Bytes, "observer_tcp_payload_bytes_total", with(CONNECTION, "direction"),
             "Payload of the container's TCP connections, each byte once however often it was sent: direction transmit when it left for the first time (bytes_sent less bytes_retrans of the kernel's socket), receive when all before it had come in (bytes_received). Only with --traffic.accounting=sockets, which has no observer_traffic_* series.";
         TCP_CONNECTIONS_OPENED: Counter, Count, "observer_tcp_connections_opened_total", CONNECTION,
-            "TCP connections that were established: as a client when the answer to the container's SYN arrived, as a server when the handshake's last ACK was taken. One that both ends dialed, so that their SYNs crossed, is the client's at either end; with --traffic.accounting=sockets it is the server's.";
+            "TCP connections that were established: as a client when the answer to the container's SYN arrived, as a server when the handshake's last ACK was taken. One that both ends dialed, so that their SYNs crossed, is the client's at either end; with --traffic.accounting=sockets it is the server's, and without the probe tcp it is not in it.";
         TCP_CONNECTIONS_ACTIVE: Gauge, Count, "observer_tcp_connections_active", CONNECTION,
             "TCP connections that are established and not over. Of those that are older than the agent, those are in it that a process had open when it came.";
         TCP_CONNECT_FAILURES: Counter, Count, "observer_tcp_connect_failures_total", CONNECT_FAILURE,

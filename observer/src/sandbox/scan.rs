@@ -238,8 +238,9 @@ fn first_process(directory: &Path) -> Option<i32> {
     first_of(&fs::read_to_string(directory.join("cgroup.procs")).ok()?)
 }
 
+/// Of whole lines alone: the beginning of a number is another process'.
 fn first_of(processes: &str) -> Option<i32> {
-    processes.lines().filter_map(|line| line.parse().ok()).find(|pid| *pid > 0)
+    processes.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).find(|pid| *pid > 0)
 }
 
 /// What the fuzz target calls: reads `text` as a `cgroup.procs`.
@@ -250,6 +251,9 @@ fn first_of(processes: &str) -> Option<i32> {
 pub fn fuzz(text: &str) {
     if let Some(first) = first_of(text) {
         assert!(first > 0 && text.lines().any(|line| line.parse() == Ok(first)), "{first} is no process of {text:?}");
+        let end = text.char_indices().next_back().map_or(0, |(end, _)| end);
+        let cut = first_of(&text[..end]);
+        assert!(cut.is_none_or(|pid| pid == first), "{cut:?}, not {first}, without the end of {text:?}");
     }
 }
 
@@ -261,7 +265,8 @@ mod tests {
 
     #[test]
     fn the_first_process_is_one_of_this_namespace() {
-        let cases = [("0\n17\n", Some(17)), ("", None), ("-4\nx\n\n99999999999\n", None), ("7", Some(7))];
+        let cases =
+            [("0\n17\n", Some(17)), ("", None), ("-4\nx\n\n99999999999\n", None), ("7\n8", Some(7)), ("7", None)];
         for (text, first) in cases {
             assert_eq!(first_of(text), first, "{text:?}");
             fuzz(text);

@@ -27,7 +27,7 @@ use qemu::{Guest, Verdict};
 /// How long a guest may take for all cases, in seconds.
 const TIMEOUT: u64 = 1800;
 /// How much of the console of a guest that failed is shown, in lines.
-const SHOWN: usize = 60;
+const SHOWN: usize = 200;
 
 /// Boot other kernels in QEMU and run the accuracy cases there
 ///
@@ -185,11 +185,20 @@ fn boot_and_go_on(workspace: &Workspace, kernel: &kernels::Kernel, options: &Opt
         return Ok(first);
     }
     println!("    {}; booting again for the cases that are left", first.text);
-    let mut again = boot(first.cases.last().map(String::as_str), "-again")?;
-    again.boot = first.boot;
-    let before = format!("{} before the machine stood still", first.cases.len());
-    again.text = format!("{} after {before}", again.text);
-    Ok(again)
+    let last = first.cases.last().map(|(name, _)| name.as_str());
+    let again = boot(last, "-again")?;
+    Ok(together(&first, again))
+}
+
+/// The verdict on a machine that stood still and the one on its second boot. What failed before has failed.
+fn together(first: &Verdict, again: Verdict) -> Verdict {
+    let failed: Vec<&str> = first.cases.iter().filter(|(_, passed)| !passed).map(|(name, _)| name.as_str()).collect();
+    let last = first.cases.last().map_or("the first case", |(name, _)| name);
+    let mut text = format!("{} after a stand-still behind {last}, {} cases before it", again.text, first.cases.len());
+    if !failed.is_empty() {
+        text = format!("FAIL {} before a stand-still; then {text}", failed.join(", "));
+    }
+    Verdict { passed: again.passed && failed.is_empty(), text, boot: first.boot.or(again.boot), ..again }
 }
 
 /// Shows how a console ends, for who has no other sight of this machine.
@@ -223,5 +232,22 @@ mod tests {
         assert_eq!(short("PASS 12"), "PASS 12");
         assert_eq!(short("FAIL 1 of 12: ipv6: 3 bytes too many"), "FAIL 1 of 12");
         assert_eq!(short(&"é".repeat(100)).chars().count(), 72);
+    }
+
+    #[test]
+    fn what_failed_before_a_stand_still_has_failed() {
+        let verdict = |passed, text: &str, cases: &[(&str, bool)]| Verdict {
+            passed,
+            text: text.to_owned(),
+            boot: None,
+            cases: cases.iter().map(|(name, passed)| ((*name).to_owned(), *passed)).collect(),
+            stood_still: false,
+        };
+        let good = together(&verdict(false, "still", &[("a", true), ("b", true)]), verdict(true, "PASS 3", &[]));
+        assert!(good.passed);
+        assert_eq!(good.text, "PASS 3 after a stand-still behind b, 2 cases before it");
+        let bad = together(&verdict(false, "still", &[("a", false), ("b", true)]), verdict(true, "PASS 3", &[]));
+        assert!(!bad.passed && bad.text.starts_with("FAIL a before"), "{}", bad.text);
+        assert!(!together(&verdict(false, "still", &[]), verdict(false, "FAIL 1 of 3", &[])).passed);
     }
 }

@@ -55,8 +55,8 @@ pub struct Verdict {
     pub text: String,
     /// From the start of QEMU until init was up.
     pub boot: Option<Duration>,
-    /// The cases that have passed.
-    pub cases: Vec<String>,
+    /// The cases that have ended, and whether they have passed.
+    pub cases: Vec<(String, bool)>,
     /// The machine itself came to nothing any more: neither the kernel nor a process of it spoke.
     pub stood_still: bool,
 }
@@ -94,7 +94,7 @@ pub fn run(guest: &Guest) -> Result<Verdict> {
                 spoke = Instant::now();
                 match judge(&line) {
                     Some(Word::Up) => verdict.boot = Some(start.elapsed()),
-                    Some(Word::Case(name)) => verdict.cases.push(name),
+                    Some(Word::Case(name, passed)) => verdict.cases.push((name, passed)),
                     Some(Word::End(passed, text)) if verdict.text.is_empty() => {
                         deadline = Instant::now() + if text.starts_with("panic") { TRACE } else { POWER_OFF };
                         (verdict.passed, verdict.text) = (passed, text);
@@ -106,7 +106,8 @@ pub fn run(guest: &Guest) -> Result<Verdict> {
                 verdict.stood_still = true;
                 verdict.text = format!("the machine stood still: not a word for {} s", SILENCE.as_secs());
                 ask(child.stdin.as_mut());
-                deadline = Instant::now() + ANSWER;
+                spoke = Instant::now();
+                deadline = spoke + ANSWER;
             }
             Err(RecvTimeoutError::Timeout) => {
                 if verdict.text.is_empty() {
@@ -182,7 +183,7 @@ fn follow(guest: &Guest, console: Option<std::process::ChildStdout>) -> Result<m
 
 enum Word {
     Up,
-    Case(String),
+    Case(String, bool),
     End(bool, String),
 }
 
@@ -196,8 +197,8 @@ fn judge(line: &str) -> Option<Word> {
             _ => None,
         };
     }
-    if let Some(["case", name, "ok", ..]) = line.split_whitespace().collect::<Vec<_>>().get(..) {
-        return Some(Word::Case((*name).to_owned()));
+    if let ["case", name, how @ ("ok" | "FAILED"), ..] = line.split_whitespace().collect::<Vec<_>>()[..] {
+        return Some(Word::Case(name.to_owned(), how == "ok"));
     }
     // Emulated processors stand still whenever the machine below does, and then the guest's watchdog finds them stuck. It goes
     // on, or it does not come to its verdict in time.
@@ -215,8 +216,9 @@ mod tests {
         assert!(matches!(judge("noise OBSERVER-VM: PASS 7\r"), Some(Word::End(true, _))));
         assert!(matches!(judge("OBSERVER-VM: FAIL udp: 3 of 4"), Some(Word::End(false, _))));
         assert!(matches!(judge("[ 1.0] Kernel panic - not syncing"), Some(Word::End(false, _))));
-        assert!(matches!(judge("case tcp_stream ok 9.4s\r"), Some(Word::Case(name)) if name == "tcp_stream"));
-        assert!(judge("case tcp_stream FAILED 9.4s").is_none());
+        assert!(matches!(judge("case tcp_stream ok 9.4s\r"), Some(Word::Case(name, true)) if name == "tcp_stream"));
+        assert!(matches!(judge("case udp FAILED 3 of 4 9.4s"), Some(Word::Case(name, false)) if name == "udp"));
+        assert!(judge("case udp has left /a with 1 processes").is_none());
         assert!(judge("hello").is_none());
         assert!(matches!(judge("[ 9.1] BUG: unable to handle page fault"), Some(Word::End(false, _))));
         assert!(judge("[ 236.5] watchdog: BUG: soft lockup - CPU#0 stuck for 45s! [web:11920]").is_none());

@@ -19,7 +19,7 @@ pub struct CountedWhere(Arc<Mutex<Places>>);
 #[derive(Debug, Clone, Default)]
 struct Places {
     at_interface: HashSet<u64>,
-    /// Cgroups that could not be attached to; `None` where nothing is attached to cgroups at all.
+    /// Cgroups that could not be attached to; `None` where no pod is counted by its cgroup.
     refused: Option<HashSet<u64>>,
 }
 
@@ -29,7 +29,7 @@ impl CountedWhere {
         self.lock().at_interface = cgroups;
     }
 
-    /// Says that cgroups are attached to, all but these.
+    /// Says that pods are counted by their cgroups, all but these.
     pub fn set_refused(&self, cgroups: HashSet<u64>) {
         self.lock().refused = Some(cgroups);
     }
