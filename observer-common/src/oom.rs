@@ -43,6 +43,8 @@ pub mod globals {
     pub const TASK_TGID: &str = "TASK_TGID";
     /// `group_leader` in `struct task_struct`.
     pub const TASK_LEADER: &str = "TASK_LEADER";
+    /// `comm` in `struct task_struct`.
+    pub const TASK_COMM: &str = "TASK_COMM";
     /// `start_time` in `struct task_struct`.
     pub const TASK_START: &str = "TASK_START";
     /// `signal` in `struct task_struct`.

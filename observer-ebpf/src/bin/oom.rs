@@ -17,7 +17,7 @@ mod program;
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_probe_read_kernel},
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel},
     macros::{map, raw_tracepoint},
     maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
     programs::RawTracePointContext,
@@ -50,6 +50,8 @@ static TASK_PID: Global<u32> = Global::new(0);
 static TASK_TGID: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static TASK_LEADER: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static TASK_COMM: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static TASK_START: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -158,8 +160,9 @@ fn tell(task: u64, process: u32, cgroup: u64, start: u64) -> Option<()> {
     }
     let _ = OOM_DYING.remove(process);
     let peak_pages = read(signal, SIGNAL_MAXRSS.load())?;
+    // The process has the name of its first thread; this one is the last, whichever that is.
+    let comm = read(read(task, TASK_LEADER.load())?, TASK_COMM.load()).unwrap_or([0; COMM_LEN]);
     let mut entry = OOM_EVENTS.reserve::<Kill>(0)?;
-    let comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
     entry.write(Kill { cgroup, peak_pages, pid: process, zero: 0, comm });
     entry.submit(0);
     Some(())

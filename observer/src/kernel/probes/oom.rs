@@ -15,10 +15,11 @@ use crate::kernel::{btf::Btf, pins::Pins};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/oom"));
 
 /// Where the fields are that the programs read, by the constant's name.
-const OFFSETS: [(&str, &str, &str); 11] = [
+const OFFSETS: [(&str, &str, &str); 12] = [
     (globals::TASK_PID, "task_struct", "pid"),
     (globals::TASK_TGID, "task_struct", "tgid"),
     (globals::TASK_LEADER, "task_struct", "group_leader"),
+    (globals::TASK_COMM, "task_struct", "comm"),
     (globals::TASK_START, "task_struct", "start_time"),
     (globals::TASK_SIGNAL, "task_struct", "signal"),
     (globals::SIGNAL_LIVE, "signal_struct", "live"),
