@@ -168,6 +168,15 @@ pub fn wait_for_pods(agent: &Agent, names: &[&str]) -> Result<Samples> {
     Ok(samples)
 }
 
+/// Waits until the agent shows these pods with their addresses.
+pub fn wait_for_addresses(agent: &Agent, names: &[&str]) -> Result<Samples> {
+    agent.wait_until(PATIENCE, &format!("addresses of {names:?}"), |samples| {
+        names.iter().all(|name| {
+            samples.select("observer_pod_info", &[("pod", name)]).any(|sample| !sample.label("pod_ip").is_empty())
+        })
+    })
+}
+
 /// Scrapes until nothing moves any more: the last packets of a connection come after its last byte.
 pub fn settled(agent: &Agent) -> Result<Samples> {
     agent.scrape_until_still(PATIENCE, 1, |samples| samples.sum("observer_traffic_packets_total", &[]))

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::actor::{Answer, Command, DnsAnswers, DnsQuestion, DnsWay};
 use crate::agent::Agent;
-use crate::cases::{PATIENCE, Stage};
+use crate::cases::{Stage, stage::wait_for_addresses};
 use crate::pod::{Container, Pod, PodSpec};
 use crate::samples::Samples;
 
@@ -33,12 +33,7 @@ impl Scene {
         let client = Pod::create(&stage.node, PodSpec::new("cases", "client", &["c"]))?;
         let server = Pod::create(&stage.node, PodSpec::new("cases", "server", &["s", "app"]))?;
         stage.announce(&[&client, &server])?;
-        let known = |samples: &Samples| {
-            ["client", "server"].iter().all(|name| {
-                samples.select("observer_pod_info", &[("pod", name)]).any(|sample| !sample.label("pod_ip").is_empty())
-            })
-        };
-        let samples = agent.wait_until(PATIENCE, "both pods", known)?;
+        let samples = wait_for_addresses(&agent, &["client", "server"])?;
         let state = [("probe", "dns"), ("state", "ok")];
         ensure!(samples.get("observer_agent_probe_state", &state) == Some(1.0), "no probe; log:\n{}", agent.log());
         Ok(Self { stage, agent: Some(agent), client, server })

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::actor::{Command, Pace, Sizes};
 use crate::agent::Agent;
-use crate::cases::{PATIENCE, Stage, kernel_older_than};
+use crate::cases::{PATIENCE, Stage, kernel_older_than, stage::wait_for_addresses};
 use crate::pod::{Container, Pod, PodSpec};
 use crate::samples::Samples;
 use crate::truth::Truth;
@@ -42,12 +42,7 @@ impl Scene {
         let server = Pod::create(&stage.node, PodSpec::new("cases", "server", &["s"]))?;
         client.introduce(&server)?;
         stage.announce(&[&client, &server])?;
-        let known = |samples: &Samples| {
-            ["client", "server"].iter().all(|name| {
-                samples.select("observer_pod_info", &[("pod", name)]).any(|sample| !sample.label("pod_ip").is_empty())
-            })
-        };
-        agent.wait_until(PATIENCE, "both pods", known)?;
+        wait_for_addresses(&agent, &["client", "server"])?;
         // The kernel's own announcements of group memberships are over by then.
         std::thread::sleep(Duration::from_millis(400));
         let before = settled(&agent)?;
