@@ -12,7 +12,7 @@ use observer_common::{
 
 use crate::{
     add::add,
-    dns, edges,
+    dialed, dns, edges,
     maps::{EPHEMERAL_MIN, FINDS_CONNECTIONS, PEERS, RARE, ROWS, SOCKETS, TCP_LINES, TCP_LIVE, TCP_OWNER, lose},
     opaque,
     packet::{self, Packet, SCTP, tcp},
@@ -177,9 +177,8 @@ unsafe fn resolve(
     }
     // SAFETY: the caller's promise.
     if unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX {
-        let has_sockets = packet.is_tcp() || packet.is_udp();
         // SAFETY: the caller's promise.
-        let peer = if has_sockets { unsafe { socket::peer_cgroup(skb, packet) } } else { 0 };
+        let peer = unsafe { other_end(skb, packet, cgroup, egress) };
         key.peer = [peer as u32, (peer >> 32) as u32, 0, 0];
         key.flags |= flags::LOOPBACK;
         if egress && packet.is_udp() {
@@ -202,6 +201,26 @@ unsafe fn resolve(
         write(PEERS.get_ptr_mut(cache::peer_index(tag)), cache::line(tag, slot));
     }
     slot
+}
+
+/// The cgroup of the socket at the other end of a loopback packet, of one in `cgroup`; 0 when there is none (yet).
+#[inline(always)]
+unsafe fn other_end(skb: *mut __sk_buff, packet: &Packet, cgroup: u64, egress: bool) -> u64 {
+    let mut peer = 0;
+    // SAFETY: the caller's promise, here and below.
+    unsafe {
+        if begins(packet) {
+            if egress {
+                dialed::leave(skb, packet, cgroup);
+            } else {
+                peer = dialed::sender(skb, packet);
+            }
+        }
+        if peer == 0 && (packet.is_tcp() || packet.is_udp()) {
+            peer = socket::peer_cgroup(skb, packet);
+        }
+    }
+    peer
 }
 
 /// Says who called whom, and by which port.

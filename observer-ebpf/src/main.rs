@@ -9,6 +9,7 @@
 
 mod add;
 mod cgroup_skb;
+mod dialed;
 mod dns;
 mod edges;
 mod empty;

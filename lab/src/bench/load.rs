@@ -1,11 +1,13 @@
 //! The load: one client process and one server process, lean enough that what is measured is the kernel.
 //!
 //! The measure is work per CPU-second of both, not per second of the clock: on a machine that does other things the
-//! clock says little.
+//! clock says little. Both begin to measure when they are warm: what starts a process, and what has just loaded a program and
+//! leaves the caches to others, is no part of it.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -46,7 +48,10 @@ pub struct Load {
     /// The server's port.
     #[arg(long)]
     pub port: u16,
-    /// How long the client sends, in milliseconds.
+    /// How long the client sends before anything is measured, in milliseconds.
+    #[arg(long)]
+    pub warm_up: u64,
+    /// How long it sends after that, in milliseconds.
     #[arg(long)]
     pub milliseconds: u64,
     /// The processor to run on.
@@ -66,6 +71,7 @@ impl Load {
             format!("--end={}", name(self.end.to_possible_value())),
             format!("--workload={}", name(self.workload.to_possible_value())),
             format!("--port={}", self.port),
+            format!("--warm-up={}", self.warm_up),
             format!("--milliseconds={}", self.milliseconds),
             format!("--cpu={}", self.cpu),
         ]
@@ -79,8 +85,13 @@ const CHUNK: usize = 64 << 10;
 /// Requests between two looks at the clock.
 const BATCH: u64 = 16;
 
-/// Runs one end. The server says `ready` when it listens; each end's last line is its work and its CPU time in
-/// microseconds.
+/// The first byte of what is sent before anything is measured.
+const WARM_UP: u8 = b'w';
+/// And of what is measured.
+const MEASURED: u8 = b'x';
+
+/// Runs one end. The server says `ready` when it listens; each end's last line is the work that was measured, its CPU time for that
+/// in microseconds, and how many connections were made in all.
 ///
 /// # Errors
 /// What the sockets say.
@@ -92,11 +103,24 @@ pub fn run(load: &Load) -> Result<ExitCode> {
     match load.end {
         End::Server => serve(load.workload, address)?,
         End::Client => {
-            let work = ask(load.workload, address, Duration::from_millis(load.milliseconds))?;
-            println!("{work} {}", cpu_time().as_micros());
+            let mut client = Client::new(load.workload, address)?;
+            client.send(WARM_UP, Duration::from_millis(load.warm_up))?;
+            let before = cpu_time();
+            let work = client.send(MEASURED, Duration::from_millis(load.milliseconds))?;
+            println!("{work} {} {}", (cpu_time() - before).as_micros(), client.connections);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The server's CPU time when the first request came that is measured.
+static MEASURED_FROM: OnceLock<Duration> = OnceLock::new();
+
+/// Something came in.
+fn received(bytes: &[u8]) {
+    if bytes.first() == Some(&MEASURED) {
+        MEASURED_FROM.get_or_init(cpu_time);
+    }
 }
 
 fn serve(workload: Workload, address: SocketAddr) -> Result<()> {
@@ -104,7 +128,8 @@ fn serve(workload: Workload, address: SocketAddr) -> Result<()> {
     // The end of the standard input ends the server, wherever it waits.
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        println!("0 {}", cpu_time().as_micros());
+        let now = cpu_time();
+        println!("0 {} 0", (now - MEASURED_FROM.get().copied().unwrap_or(now)).as_micros());
         std::process::exit(0);
     });
     let mut buffer = vec![0; CHUNK];
@@ -113,6 +138,7 @@ fn serve(workload: Workload, address: SocketAddr) -> Result<()> {
         println!("ready");
         loop {
             let (length, from) = socket.recv_from(&mut buffer).with_context(what)?;
+            received(&buffer[..length]);
             // A client that has ended meanwhile is no error.
             let _ = socket.send_to(&buffer[..length], from);
         }
@@ -131,59 +157,93 @@ fn serve(workload: Workload, address: SocketAddr) -> Result<()> {
 }
 
 fn sink(stream: &mut TcpStream, buffer: &mut [u8]) -> std::io::Result<()> {
-    while stream.read(buffer)? > 0 {}
-    Ok(())
+    loop {
+        match stream.read(buffer)? {
+            0 => return Ok(()),
+            length => received(&buffer[..length]),
+        }
+    }
 }
 
 fn answer(stream: &mut TcpStream, message: &mut [u8]) -> std::io::Result<()> {
     while stream.read_exact(message).is_ok() {
+        received(message);
         stream.write_all(message)?;
     }
     Ok(())
 }
 
-/// Sends until the time is up; gives the number of requests, or of bytes of a stream.
-fn ask(workload: Workload, server: SocketAddr, time: Duration) -> Result<u64> {
-    let what = || format!("talking to {server}");
-    let end = Instant::now() + time;
-    let mut message = [b'x'; MESSAGE];
-    let mut work = 0;
-    match workload {
-        Workload::Rr => {
-            let mut stream = connect(server).with_context(what)?;
-            while work % BATCH != 0 || Instant::now() < end {
-                exchange(&mut stream, &mut message).with_context(what)?;
-                work += 1;
+/// Who sends.
+struct Client {
+    server: SocketAddr,
+    way: Way,
+    connections: u64,
+}
+
+enum Way {
+    Rr(TcpStream),
+    Crr,
+    UdpRr(UdpSocket),
+    Stream(TcpStream),
+}
+
+impl Client {
+    fn new(workload: Workload, server: SocketAddr) -> Result<Self> {
+        let what = || format!("talking to {server}");
+        let way = match workload {
+            Workload::Rr => Way::Rr(connect(server).with_context(what)?),
+            Workload::Crr => Way::Crr,
+            Workload::UdpRr => {
+                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).with_context(what)?;
+                socket.connect(server).with_context(what)?;
+                socket.set_read_timeout(Some(Duration::from_millis(200))).with_context(what)?;
+                Way::UdpRr(socket)
             }
-        }
-        Workload::Crr => {
-            while Instant::now() < end {
-                let mut stream = connect(server).with_context(what)?;
-                exchange(&mut stream, &mut message).with_context(what)?;
-                work += 1;
-            }
-        }
-        Workload::UdpRr => {
-            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).with_context(what)?;
-            socket.connect(server).with_context(what)?;
-            socket.set_read_timeout(Some(Duration::from_millis(200))).with_context(what)?;
-            while work % BATCH != 0 || Instant::now() < end {
-                socket.send(&message).with_context(what)?;
-                socket.recv(&mut message).with_context(what)?;
-                work += 1;
-            }
-        }
-        Workload::Stream => {
-            let mut stream = connect(server).with_context(what)?;
-            let chunk = vec![b'x'; CHUNK];
-            while Instant::now() < end {
-                stream.write_all(&chunk).with_context(what)?;
-                work += CHUNK as u64;
-            }
-            stream.shutdown(Shutdown::Write).with_context(what)?;
-        }
+            Workload::Stream => Way::Stream(connect(server).with_context(what)?),
+        };
+        let connections = u64::from(matches!(way, Way::Rr(_) | Way::Stream(_)));
+        Ok(Self { server, way, connections })
     }
-    Ok(work)
+
+    /// Sends until the time is up; gives the number of requests, or of bytes of a stream.
+    fn send(&mut self, first: u8, time: Duration) -> Result<u64> {
+        let Self { server, way, connections } = self;
+        let what = || format!("talking to {server}");
+        let end = Instant::now() + time;
+        let mut message = [first; MESSAGE];
+        let mut work = 0;
+        match way {
+            Way::Rr(stream) => {
+                while work % BATCH != 0 || Instant::now() < end {
+                    exchange(stream, &mut message).with_context(what)?;
+                    work += 1;
+                }
+            }
+            Way::Crr => {
+                while Instant::now() < end {
+                    let mut stream = connect(*server).with_context(what)?;
+                    exchange(&mut stream, &mut message).with_context(what)?;
+                    work += 1;
+                }
+                *connections += work;
+            }
+            Way::UdpRr(socket) => {
+                while work % BATCH != 0 || Instant::now() < end {
+                    socket.send(&message).with_context(what)?;
+                    socket.recv(&mut message).with_context(what)?;
+                    work += 1;
+                }
+            }
+            Way::Stream(stream) => {
+                let chunk = vec![first; CHUNK];
+                while Instant::now() < end {
+                    stream.write_all(&chunk).with_context(what)?;
+                    work += CHUNK as u64;
+                }
+            }
+        }
+        Ok(work)
+    }
 }
 
 fn connect(server: SocketAddr) -> std::io::Result<TcpStream> {

@@ -34,8 +34,11 @@ pub struct Options {
     /// How often each workload is measured with each variant.
     #[arg(long, default_value_t = 60)]
     rounds: usize,
-    /// How long one measurement takes, in milliseconds. From about half a second on a measurement of connections takes all ports
-    /// that the kernel has for clients, and measures how it looks for a free one.
+    /// How long the load runs before each measurement, in milliseconds.
+    #[arg(long, default_value_t = 50)]
+    warm_up: u64,
+    /// How long one measurement takes, in milliseconds. With the time before it, from about half a second on connections take all
+    /// ports that the kernel has for clients, and what is measured is how it looks for a free one.
     #[arg(long, default_value_t = 150)]
     milliseconds: u64,
     /// The processor that client and server share.
@@ -166,8 +169,8 @@ fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
     met &= sockets_met;
     println!("{table}\n{sockets}");
     println!(
-        "Work per CPU-second of client and server, median of {} paired rounds of {} ms (quartiles).",
-        options.rounds, options.milliseconds
+        "Work per CPU-second of client and server, median of {} paired rounds of {} ms after {} ms (quartiles).",
+        options.rounds, options.milliseconds, options.warm_up
     );
     if !options.probes.is_empty() {
         let names: Vec<&str> = options.probes.iter().map(|probe| probe.name()).collect();
@@ -282,20 +285,15 @@ impl Bench {
         ensure!(line.trim() == "ready", "{}: the server said {line:?}", what());
         let mut client = self.start(workload, variant, End::Client).with_context(what)?;
         let mut report = BufReader::new(client.stdout.take().context("the client has no output")?);
-        let (work, asked) = numbers(&mut report).with_context(what)?;
+        let (work, asked, connections) = numbers(&mut report).with_context(what)?;
         client.wait().with_context(what)?;
         // Its end ends the server.
         drop(server.stdin.take());
-        let (_, answered) = numbers(&mut answers).with_context(what)?;
+        let (_, answered, _) = numbers(&mut answers).with_context(what)?;
         server.wait().with_context(what)?;
         probes.iter().try_for_each(Running::check).with_context(what)?;
         let seconds = (asked + answered) as f64 / 1e6;
-        ensure!(work > 0 && seconds > 0.0, "{}: no work was done", what());
-        let connections = match workload {
-            Workload::Crr => work,
-            Workload::UdpRr => 0,
-            Workload::Rr | Workload::Stream => 1,
-        };
+        ensure!(work > 0 && asked > 0 && answered > 0, "{}: no work was done", what());
         Ok((work as f64 / seconds, connections))
     }
 
@@ -319,7 +317,7 @@ impl Bench {
         let entry = Entry {
             parent: std::process::id(),
             cgroup: self.cgroups[variant as usize].path().to_owned(),
-            name: "load".to_owned(),
+            name: format!("load-{}", variant.name()),
             net: Some(self.netns.path()),
             ..Entry::default()
         };
@@ -327,6 +325,7 @@ impl Bench {
             end,
             workload,
             port: self.port.get(),
+            warm_up: self.options.warm_up,
             milliseconds: self.options.milliseconds,
             cpu: self.options.cpu,
         };
@@ -341,13 +340,14 @@ fn check_counts(kernel: &Kernel, connections: u64) -> Result<()> {
     Ok(())
 }
 
-fn numbers(from: &mut BufReader<ChildStdout>) -> Result<(u64, u64)> {
+/// What an end says at last: work, CPU time in microseconds, connections.
+fn numbers(from: &mut BufReader<ChildStdout>) -> Result<(u64, u64, u64)> {
     let mut line = String::new();
     from.read_line(&mut line).context("reading the result")?;
-    let mut words = line.split_whitespace().map(str::parse);
-    match (words.next(), words.next()) {
-        (Some(Ok(work)), Some(Ok(time))) => Ok((work, time)),
-        _ => anyhow::bail!("expected work and CPU time, got {line:?}"),
+    let numbers: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    match numbers[..] {
+        [work, time, connections] => Ok((work, time, connections)),
+        _ => anyhow::bail!("expected work, CPU time and connections, got {line:?}"),
     }
 }
 
