@@ -65,6 +65,8 @@ enum Command {
 enum Bench {
     /// What the hooks take from the traffic, against nothing and against programs that do nothing.
     Overhead(observer_lab::bench::OverheadOptions),
+    /// What the programs at a sandbox's interface take from the traffic, against nothing and against programs that do nothing.
+    Interface(observer_lab::bench::InterfaceOptions),
     /// What a scrape costs on a node full of pods.
     Scrape(observer_lab::bench::ScrapeOptions),
     /// How costs grow with connections, and with edges.
@@ -95,6 +97,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo { seconds, listen } => observer_lab::demo::run(seconds, listen),
         Command::Pods { seconds, pods_file } => observer_lab::demo::pods(seconds, pods_file.as_deref()),
         Command::Bench { what: Bench::Overhead(options) } => observer_lab::bench::overhead(&options),
+        Command::Bench { what: Bench::Interface(options) } => observer_lab::bench::interface(&options),
         Command::Bench { what: Bench::Scrape(options) } => observer_lab::bench::scrape(&options),
         Command::Bench { what: Bench::Edges(options) } => observer_lab::bench::edges(&options),
         Command::Bench { what: Bench::Resolver(options) } => observer_lab::bench::resolver(&options),

@@ -44,6 +44,13 @@ pub(crate) struct Port {
     pub(crate) mac: Mac,
 }
 
+impl Port {
+    /// The host's end of the pod's interface: its index and its name.
+    pub(crate) fn interface(&self) -> (u32, String) {
+        (FIRST_VETH_INDEX + u32::from(self.ordinal), format!("veth{:08x}", self.ordinal))
+    }
+}
+
 impl Node {
     /// Makes a node whose containers are started by the launcher that [`Launcher::find`] finds.
     pub fn create() -> Result<Self> {
@@ -104,9 +111,8 @@ impl Node {
 
     /// Connects a pod's namespace to the bridge.
     pub(crate) fn connect(&self, pod: &NetNs, port: Port) -> Result<()> {
-        let index = FIRST_VETH_INDEX + u32::from(port.ordinal);
+        let (index, name) = port.interface();
         let [high, low] = port.ordinal.to_be_bytes();
-        let name = format!("veth{:08x}", port.ordinal);
         self.netns.run(|| {
             with_netlink(async |netlink| {
                 let here = VethEnd { name: &name, index, mac: [0x02, 0x88, 2, 0, high, low] };

@@ -69,6 +69,8 @@ pub mod programs {
     pub const EMPTY_INGRESS: &str = "empty_ingress";
     /// Does nothing at the same place: the floor that the overhead is compared with.
     pub const EMPTY_EGRESS: &str = "empty_egress";
+    /// Does nothing at a network interface.
+    pub const EMPTY_INTERFACE: &str = "empty_interface";
 }
 
 /// Names of the constants that the loader sets before the programs are verified.

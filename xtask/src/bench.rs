@@ -11,7 +11,8 @@ use crate::{machine, setup};
 /// Measure what the agent costs
 ///
 /// `overhead`: work per CPU-second with the hooks on, off and empty, in alternation on one CPU (request and
-/// response, connections, UDP, stream), medians with their spread. `scrape`: time, CPU, size and memory of scrapes of
+/// response, connections, UDP, stream), medians with their spread. `interface`: the same of the programs at the interface of a
+/// gVisor or Kata pod. `scrape`: time, CPU, size and memory of scrapes of
 /// a node with 110 and with 500 pods. `edges`: how memory, scrapes and CPU grow with connections over the same edges and
 /// with edges; the plot is written to docs/edges.svg. `resolver`: memory, messages and delays of a resolver of a simulated
 /// cluster of 5,000 nodes with 500 agents. `churn`: 1,000 pods come and go in ten minutes, and what is left of them; it
@@ -31,6 +32,8 @@ pub struct Args {
 enum What {
     /// What the hooks take from the traffic
     Overhead,
+    /// What the programs at a sandbox's interface take from the traffic
+    Interface,
     /// What a scrape costs on a node full of pods
     Scrape,
     /// How costs grow with connections, and with edges
@@ -51,6 +54,7 @@ pub fn command(args: &Args) -> Result<()> {
     build(&workspace)?;
     let what = match args.what {
         What::Overhead => "overhead",
+        What::Interface => "interface",
         What::Scrape => "scrape",
         What::Edges => "edges",
         What::Resolver => "resolver",

@@ -27,6 +27,18 @@ pub enum Workload {
     Stream,
 }
 
+impl Workload {
+    /// What a table calls it.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Rr => "TCP request and response",
+            Self::Crr => "a TCP connection for each request",
+            Self::UdpRr => "UDP request and response",
+            Self::Stream => "TCP stream",
+        }
+    }
+}
+
 /// Which end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum End {
@@ -45,9 +57,9 @@ pub struct Load {
     /// What is sent.
     #[arg(long, value_enum)]
     pub workload: Workload,
-    /// The server's port.
+    /// Where the server listens.
     #[arg(long)]
-    pub port: u16,
+    pub address: SocketAddr,
     /// How long the client sends before anything is measured, in milliseconds.
     #[arg(long)]
     pub warm_up: u64,
@@ -70,7 +82,7 @@ impl Load {
             "load".to_owned(),
             format!("--end={}", name(self.end.to_possible_value())),
             format!("--workload={}", name(self.workload.to_possible_value())),
-            format!("--port={}", self.port),
+            format!("--address={}", self.address),
             format!("--warm-up={}", self.warm_up),
             format!("--milliseconds={}", self.milliseconds),
             format!("--cpu={}", self.cpu),
@@ -99,11 +111,10 @@ pub fn run(load: &Load) -> Result<ExitCode> {
     let mut set = CpuSet::new();
     set.set(load.cpu);
     rustix::thread::sched_setaffinity(None, &set).with_context(|| format!("running on processor {}", load.cpu))?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, load.port));
     match load.end {
-        End::Server => serve(load.workload, address)?,
+        End::Server => serve(load.workload, load.address)?,
         End::Client => {
-            let mut client = Client::new(load.workload, address)?;
+            let mut client = Client::new(load.workload, load.address)?;
             client.send(WARM_UP, Duration::from_millis(load.warm_up))?;
             let before = cpu_time();
             let work = client.send(MEASURED, Duration::from_millis(load.milliseconds))?;
@@ -194,7 +205,7 @@ impl Client {
             Workload::Rr => Way::Rr(connect(server).with_context(what)?),
             Workload::Crr => Way::Crr,
             Workload::UdpRr => {
-                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).with_context(what)?;
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).with_context(what)?;
                 socket.connect(server).with_context(what)?;
                 socket.set_read_timeout(Some(Duration::from_millis(200))).with_context(what)?;
                 Way::UdpRr(socket)

@@ -4,9 +4,9 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -20,13 +20,14 @@ use observer::kernel::{Accounting, DEFAULT_EDGES, Kernel, LoadOptions, Pins};
 use observer::sandbox::AttachPoint;
 
 use super::load::{End, Load, Workload};
+use super::pair::Pair;
 use super::probe::{Probe, Running};
 use super::ratios::Spread;
 use crate::bpffs::BpfFs;
 use crate::cgroup::{self, Cgroup};
-use crate::launch::{Entry, Launcher, Role};
+use crate::launch::Launcher;
 use crate::netns::NetNs;
-use crate::{node, process};
+use crate::node;
 
 /// How to measure.
 #[derive(Args, Clone, Debug)]
@@ -86,7 +87,6 @@ const LAST_PORT: u16 = 30_000;
 /// What the ratios of a workload may be at least.
 struct Budget {
     workload: Workload,
-    name: &'static str,
     /// Of the real programs to the empty ones.
     on: f64,
     /// Of the socket mode to nothing at all. It has no programs for UDP.
@@ -94,10 +94,10 @@ struct Budget {
 }
 
 const BUDGETS: [Budget; 4] = [
-    Budget { workload: Workload::Rr, name: "TCP request and response", on: 0.985, sockets: Some(0.99) },
-    Budget { workload: Workload::Crr, name: "a TCP connection for each request", on: 0.955, sockets: Some(0.98) },
-    Budget { workload: Workload::UdpRr, name: "UDP request and response", on: 0.975, sockets: None },
-    Budget { workload: Workload::Stream, name: "TCP stream", on: 0.98, sockets: None },
+    Budget { workload: Workload::Rr, on: 0.985, sockets: Some(0.99) },
+    Budget { workload: Workload::Crr, on: 0.955, sockets: Some(0.98) },
+    Budget { workload: Workload::UdpRr, on: 0.975, sockets: None },
+    Budget { workload: Workload::Stream, on: 0.98, sockets: None },
 ];
 
 impl Options {
@@ -130,8 +130,8 @@ pub fn overhead(options: &Options) -> Result<ExitCode> {
     let mut rates = Rates::new();
     let mut connections = BTreeMap::<Variant, u64>::new();
     for round in 0..options.rounds {
-        for &Budget { workload, name, .. } in options.budgets() {
-            eprint!("\rround {} of {}: {name:40}", round + 1, options.rounds);
+        for &Budget { workload, .. } in options.budgets() {
+            eprint!("\rround {} of {}: {:40}", round + 1, options.rounds, workload.title());
             for at in ORDERS[round % ORDERS.len()] {
                 let (rate, opened) = bench.measure(workload, VARIANTS[at])?;
                 rates.entry((workload, VARIANTS[at])).or_default().push(rate);
@@ -150,14 +150,14 @@ fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(["workload", "on / empty", "budget", "verdict", "on / off", "empty / off"]);
     let mut met = true;
-    for &Budget { workload, name, on: budget, .. } in options.budgets() {
+    for &Budget { workload, on: budget, .. } in options.budgets() {
         let of = |variant| rates.get(&(workload, variant)).map(Vec::as_slice).unwrap_or_default();
         let ratio = |of_variant, to| Spread::of_ratios(of(of_variant), of(to)).context("no round was measured");
         let on = ratio(Variant::On, Variant::Empty)?;
         let good = on.median >= budget;
         met &= good;
         table.add_row([
-            name.to_owned(),
+            workload.title().to_owned(),
             on.to_string(),
             format!("≥ {budget}"),
             if good { "met" } else { "MISSED" }.to_owned(),
@@ -193,7 +193,7 @@ fn sockets_table(rates: &Rates, options: &Options) -> Result<(Table, bool)> {
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(["workload", "sockets / off", "budget", "verdict"]);
     let mut met = true;
-    for &Budget { workload, name, sockets: budget, .. } in options.budgets() {
+    for &Budget { workload, sockets: budget, .. } in options.budgets() {
         let of = |variant| rates.get(&(workload, variant)).map(Vec::as_slice).unwrap_or_default();
         let ratio = Spread::of_ratios(of(Variant::Sockets), of(Variant::Off)).context("no round was measured")?;
         let good = budget.is_none_or(|budget| ratio.median >= budget);
@@ -201,7 +201,7 @@ fn sockets_table(rates: &Rates, options: &Options) -> Result<(Table, bool)> {
         let verdict = if good { "met" } else { "MISSED" };
         let (budget, verdict) =
             budget.map_or_else(Default::default, |budget| (format!("≥ {budget}"), verdict.to_owned()));
-        table.add_row([name.to_owned(), ratio.to_string(), budget, verdict]);
+        table.add_row([workload.title().to_owned(), ratio.to_string(), budget, verdict]);
     }
     Ok((table, met))
 }
@@ -278,23 +278,18 @@ impl Bench {
         // A port of its own: connections that wait in TIME_WAIT would make the next measurement's slower.
         self.port.set(if self.port.get() == LAST_PORT { FIRST_PORT } else { self.port.get() + 1 });
         let probes = self.probes(variant).with_context(what)?;
-        let mut server = self.start(workload, variant, End::Server).with_context(what)?;
-        let mut answers = BufReader::new(server.stdout.take().context("the server has no output")?);
-        let mut line = String::new();
-        answers.read_line(&mut line).with_context(what)?;
-        ensure!(line.trim() == "ready", "{}: the server said {line:?}", what());
-        let mut client = self.start(workload, variant, End::Client).with_context(what)?;
-        let mut report = BufReader::new(client.stdout.take().context("the client has no output")?);
-        let (work, asked, connections) = numbers(&mut report).with_context(what)?;
-        client.wait().with_context(what)?;
-        // Its end ends the server.
-        drop(server.stdin.take());
-        let (_, answered, _) = numbers(&mut answers).with_context(what)?;
-        server.wait().with_context(what)?;
+        let pair = Pair {
+            launcher: &self.launcher,
+            name: format!("load-{}", variant.name()),
+            cgroup: self.cgroups[variant as usize].path(),
+            server: &self.netns,
+            client: &self.netns,
+        };
+        let Options { warm_up, milliseconds, cpu, .. } = self.options;
+        let (end, address) = (End::Client, SocketAddr::from((Ipv4Addr::LOCALHOST, self.port.get())));
+        let outcome = pair.run(&Load { end, workload, address, warm_up, milliseconds, cpu }).with_context(what)?;
         probes.iter().try_for_each(Running::check).with_context(what)?;
-        let seconds = (asked + answered) as f64 / 1e6;
-        ensure!(work > 0 && asked > 0 && answered > 0, "{}: no work was done", what());
-        Ok((work as f64 / seconds, connections))
+        Ok((outcome.rate, outcome.connections))
     }
 
     fn probes(&self, variant: Variant) -> Result<Vec<Running<'_>>> {
@@ -312,25 +307,6 @@ impl Bench {
         let cgroup = self.cgroups[variant as usize].unified().context("this machine has no cgroup v2 tree")?;
         probes.iter().map(|probe| probe.start(&types, &cgroup, (pins, &kernel.table))).collect()
     }
-
-    fn start(&self, workload: Workload, variant: Variant, end: End) -> Result<std::process::Child> {
-        let entry = Entry {
-            parent: std::process::id(),
-            cgroup: self.cgroups[variant as usize].path().to_owned(),
-            name: format!("load-{}", variant.name()),
-            net: Some(self.netns.path()),
-            ..Entry::default()
-        };
-        let load = Load {
-            end,
-            workload,
-            port: self.port.get(),
-            warm_up: self.options.warm_up,
-            milliseconds: self.options.milliseconds,
-            cpu: self.options.cpu,
-        };
-        process::spawn(self.launcher.command(&entry, &Role::Load(load))?)
-    }
 }
 
 /// A program that does not count costs little: both ends of every connection must have been counted.
@@ -338,17 +314,6 @@ fn check_counts(kernel: &Kernel, connections: u64) -> Result<()> {
     let opened: u64 = kernel.table.read().iter().map(|reading| reading.rare.tcp_opened).sum();
     ensure!(opened == connections * 2, "{opened} ends of connections were counted, {connections} were made");
     Ok(())
-}
-
-/// What an end says at last: work, CPU time in microseconds, connections.
-fn numbers(from: &mut BufReader<ChildStdout>) -> Result<(u64, u64, u64)> {
-    let mut line = String::new();
-    from.read_line(&mut line).context("reading the result")?;
-    let numbers: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
-    match numbers[..] {
-        [work, time, connections] => Ok((work, time, connections)),
-        _ => anyhow::bail!("expected work, CPU time and connections, got {line:?}"),
-    }
 }
 
 fn point(directory: &Path) -> Result<AttachPoint> {

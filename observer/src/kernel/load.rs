@@ -10,7 +10,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Array, HashMap, MapData, MapError, Queue},
-    programs::{CgroupSkb, ProgramError},
+    programs::{CgroupSkb, ProgramError, SchedClassifier},
 };
 use aya_log::EbpfLogger;
 use observer_common::{
@@ -232,6 +232,24 @@ impl Kernel {
         for name in [abi::programs::EMPTY_INGRESS, abi::programs::EMPTY_EGRESS] {
             program(&mut ebpf, name)?.load().map_err(|source| LoadError::Program { name, source })?;
         }
+        Ok(ebpf)
+    }
+
+    /// The same for a network interface.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoadError`].
+    pub fn load_empty_at_interface() -> Result<Ebpf, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NotBuilt);
+        }
+        let name = abi::programs::EMPTY_INTERFACE;
+        let refused = |source| LoadError::Program { name, source };
+        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+        let program = ebpf.program_mut(name).ok_or_else(|| refused(ProgramError::NotLoaded))?;
+        let program: &mut SchedClassifier = program.try_into().map_err(refused)?;
+        program.load().map_err(refused)?;
         Ok(ebpf)
     }
 }
