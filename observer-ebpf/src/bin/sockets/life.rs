@@ -131,9 +131,9 @@ fn missed<S: Full>(sk: u64) {
 #[inline(always)]
 pub fn closed<S: Carries>(socket: S) {
     let sk = socket.address();
-    let Some(connection) = live::remove(sk, S::EXCHANGES) else { return never_seen::<S>(sk) };
+    let Some((connection, in_line)) = live::take(sk, S::EXCHANGES) else { return never_seen::<S>(sk) };
     let (all, Measures { round_trip, retransmitted }) = socket.carried();
-    let base = take_base(sk);
+    let base = if in_line { Base::default() } else { take_base(sk) };
     payload::count(connection.slot, all.tx.wrapping_sub(base.tx), all.rx.wrapping_sub(base.rx));
     let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) else { return };
     // SAFETY: the map gave a valid, aligned pointer.

@@ -56,6 +56,12 @@ pub fn insert(sk: u64, connection: Connection, lines: bool) -> Result<(), Refuse
 /// Takes its place back, and tells what was known of it. `lines` as for [`insert`].
 #[inline(always)]
 pub fn remove(sk: u64, lines: bool) -> Option<Connection> {
+    take(sk, lines).map(|(connection, _)| connection)
+}
+
+/// The same, and whether its place was a line: then it is not older than the agent ([`crate::adopt`]).
+#[inline(always)]
+pub fn take(sk: u64, lines: bool) -> Option<(Connection, bool)> {
     if lines && let Some(line) = line(sk) {
         // SAFETY: the map gave a valid, aligned pointer.
         if unsafe { (*line).socket } == sk {
@@ -63,12 +69,12 @@ pub fn remove(sk: u64, lines: bool) -> Option<Connection> {
             let connection = unsafe { (*line).connection };
             // The agent takes lines back, too, when the slot of a connection is given back.
             // SAFETY: as above.
-            return (unsafe { compare_exchange(&raw mut (*line).socket, sk, 0) } == sk).then_some(connection);
+            return (unsafe { compare_exchange(&raw mut (*line).socket, sk, 0) } == sk).then_some((connection, true));
         }
     }
     // SAFETY: the value is copied at once; the kernel holds the socket's lock, so nobody else writes.
     let connection = unsafe { TCP_LIVE.get(sk) }.copied()?;
-    TCP_LIVE.remove(sk).is_ok().then_some(connection)
+    TCP_LIVE.remove(sk).is_ok().then_some((connection, false))
 }
 
 #[inline(always)]
