@@ -97,11 +97,20 @@ fn begin_by_words<S: Full>(sk: u64, slot: u32, round_trip: u32, retransmitted: u
         unsafe { add(&raw mut (*rare).tcp_opened, 1) };
     }
     let connection = Connection { slot, retransmitted };
-    if let Err(refused) = live::insert(sk, connection, S::EXCHANGES) {
+    let mut place = live::insert(sk, connection, S::EXCHANGES);
+    if let Err(refused) = place {
         if matches!(refused, Refused::There) {
             missed::<S>(sk);
         }
-        if live::insert(sk, connection, S::EXCHANGES).is_err() {
+        place = live::insert(sk, connection, S::EXCHANGES);
+    }
+    match place {
+        Ok(true) => {}
+        // What lies there is an earlier socket's: this one begins with nothing.
+        Ok(false) => {
+            take_base(sk);
+        }
+        Err(_) => {
             lose(Loss::ConnectionsFull);
             return;
         }
