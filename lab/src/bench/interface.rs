@@ -18,7 +18,7 @@ use observer::kernel::interface::Way;
 use observer::kernel::links::HostLink;
 use observer::kernel::{DEFAULT_EDGES, InterfaceHooks, Kernel, LoadOptions, Pins};
 
-use super::load::{End, Load, Workload};
+use super::load::{End, Load, MESSAGE, Measuring, Workload};
 use super::pair::Pair;
 use super::ratios::Spread;
 use crate::bpffs::BpfFs;
@@ -32,18 +32,8 @@ pub struct Options {
     /// How often each workload is measured with each variant.
     #[arg(long, default_value_t = 24)]
     rounds: usize,
-    /// How long the load runs before each measurement, in milliseconds.
-    #[arg(long, default_value_t = 50)]
-    warm_up: u64,
-    /// How long one measurement takes, in milliseconds.
-    #[arg(long, default_value_t = 150)]
-    milliseconds: u64,
-    /// The processor that client and server share.
-    #[arg(long, default_value_t = 1)]
-    cpu: usize,
-    /// Measure these alone.
-    #[arg(long = "workload", value_name = "WORKLOAD", value_delimiter = ',', default_value = "rr,crr,udp-rr,stream")]
-    workloads: Vec<Workload>,
+    #[command(flatten)]
+    measuring: Measuring,
 }
 
 /// What is attached to the client's interface.
@@ -83,7 +73,7 @@ pub fn interface(options: &Options) -> Result<ExitCode> {
     let mut port = FIRST_PORT;
     for round in 0..options.rounds {
         eprint!("\rround {} of {}", round + 1, options.rounds);
-        for &workload in &options.workloads {
+        for &workload in &options.measuring.workloads {
             for variant in ORDERS[round % ORDERS.len()] {
                 port += 1;
                 let rate = bench.measure(options, workload, variant, port);
@@ -96,7 +86,7 @@ pub fn interface(options: &Options) -> Result<ExitCode> {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(["workload", "on / empty", "on / off", "empty / off"]);
-    for &workload in &options.workloads {
+    for &workload in &options.measuring.workloads {
         let ratio = |of, to| {
             let ratio = Spread::of_ratios(&rates[&(workload, of)], &rates[&(workload, to)]);
             ratio.context("no round was measured").map(|ratio| ratio.to_string())
@@ -112,8 +102,8 @@ pub fn interface(options: &Options) -> Result<ExitCode> {
     println!(
         "Work per CPU-second of client and server, median of {} paired rounds of {} ms after {} ms (quartiles), attached by {}.",
         options.rounds,
-        options.milliseconds,
-        options.warm_up,
+        options.measuring.milliseconds,
+        options.measuring.warm_up,
         bench.hooks.way().as_str()
     );
     Ok(ExitCode::SUCCESS)
@@ -173,7 +163,7 @@ impl Bench {
             server: &self.server,
             client: &self.clients[variant as usize],
         };
-        let &Options { warm_up, milliseconds, cpu, .. } = options;
+        let &Measuring { warm_up, milliseconds, cpu, .. } = &options.measuring;
         let (sent, received) = self.counted();
         let address = SocketAddr::from((self.address, port));
         let outcome = pair.run(&Load { end: End::Client, workload, address, warm_up, milliseconds, cpu })?;
@@ -182,7 +172,7 @@ impl Bench {
         // Payload alone. A program that does not count costs little.
         let (asked, answered) = match workload {
             Workload::Stream => (outcome.work, 1),
-            _ => (outcome.work * 64, outcome.work * 64),
+            _ => (outcome.work * MESSAGE as u64, outcome.work * MESSAGE as u64),
         };
         if variant == Variant::On {
             ensure!(

@@ -14,6 +14,24 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use rustix::thread::CpuSet;
 
+/// How a load is measured, on the command line of a benchmark.
+#[derive(Args, Clone, Debug)]
+pub struct Measuring {
+    /// How long the load runs before each measurement, in milliseconds.
+    #[arg(long, default_value_t = 50)]
+    pub warm_up: u64,
+    /// How long one measurement takes, in milliseconds. With the time before it, from about half a second on connections take all
+    /// ports that the kernel has for clients, and what is measured is how it looks for a free one.
+    #[arg(long, default_value_t = 150)]
+    pub milliseconds: u64,
+    /// The processor that client and server share.
+    #[arg(long, default_value_t = 1)]
+    pub cpu: usize,
+    /// Measure these alone.
+    #[arg(long = "workload", value_name = "WORKLOAD", value_delimiter = ',', default_value = "rr,crr,udp-rr,stream")]
+    pub workloads: Vec<Workload>,
+}
+
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Workload {
@@ -91,7 +109,7 @@ impl Load {
 }
 
 /// Bytes of a request, and of its response.
-const MESSAGE: usize = 64;
+pub const MESSAGE: usize = 64;
 /// Bytes that a stream writes at once.
 const CHUNK: usize = 64 << 10;
 /// Requests between two looks at the clock.

@@ -19,7 +19,7 @@ use observer::kernel::btf::Btf;
 use observer::kernel::{Accounting, DEFAULT_EDGES, Kernel, LoadOptions, Pins};
 use observer::sandbox::AttachPoint;
 
-use super::load::{End, Load, Workload};
+use super::load::{End, Load, Measuring, Workload};
 use super::pair::Pair;
 use super::probe::{Probe, Running};
 use super::ratios::Spread;
@@ -35,16 +35,8 @@ pub struct Options {
     /// How often each workload is measured with each variant.
     #[arg(long, default_value_t = 60)]
     rounds: usize,
-    /// How long the load runs before each measurement, in milliseconds.
-    #[arg(long, default_value_t = 50)]
-    warm_up: u64,
-    /// How long one measurement takes, in milliseconds. With the time before it, from about half a second on connections take all
-    /// ports that the kernel has for clients, and what is measured is how it looks for a free one.
-    #[arg(long, default_value_t = 150)]
-    milliseconds: u64,
-    /// The processor that client and server share.
-    #[arg(long, default_value_t = 1)]
-    cpu: usize,
+    #[command(flatten)]
+    measuring: Measuring,
     /// Run these probes too whenever the real programs are measured; empty for none.
     ///
     /// They see the whole machine, so they run only then. Those that the agent runs unless it is told not to are the
@@ -54,9 +46,6 @@ pub struct Options {
     /// Let the traffic's programs not look for DNS, as with `--dns.ports=`.
     #[arg(long)]
     without_dns: bool,
-    /// Measure these alone.
-    #[arg(long = "workload", value_name = "WORKLOAD", value_delimiter = ',', default_value = "rr,crr,udp-rr,stream")]
-    workloads: Vec<Workload>,
     /// Write the table as Markdown to this file too.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
@@ -103,7 +92,7 @@ const BUDGETS: [Budget; 4] = [
 impl Options {
     /// What is measured.
     fn budgets(&self) -> impl Iterator<Item = &'static Budget> {
-        BUDGETS.iter().filter(|budget| self.workloads.contains(&budget.workload))
+        BUDGETS.iter().filter(|budget| self.measuring.workloads.contains(&budget.workload))
     }
 }
 
@@ -170,7 +159,7 @@ fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
     println!("{table}\n{sockets}");
     println!(
         "Work per CPU-second of client and server, median of {} paired rounds of {} ms after {} ms (quartiles).",
-        options.rounds, options.milliseconds, options.warm_up
+        options.rounds, options.measuring.milliseconds, options.measuring.warm_up
     );
     if !options.probes.is_empty() {
         let names: Vec<&str> = options.probes.iter().map(|probe| probe.name()).collect();
@@ -285,7 +274,7 @@ impl Bench {
             server: &self.netns,
             client: &self.netns,
         };
-        let Options { warm_up, milliseconds, cpu, .. } = self.options;
+        let Measuring { warm_up, milliseconds, cpu, .. } = self.options.measuring;
         let (end, address) = (End::Client, SocketAddr::from((Ipv4Addr::LOCALHOST, self.port.get())));
         let outcome = pair.run(&Load { end, workload, address, warm_up, milliseconds, cpu }).with_context(what)?;
         probes.iter().try_for_each(Running::check).with_context(what)?;
