@@ -1,7 +1,7 @@
 //! Names and sizes that both sides must spell alike.
 
 /// Version of everything that is pinned. It is part of the pin path, so two versions never share a map.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Names of the maps, as the kernel sees them (at most 15 characters).
 pub mod maps {
@@ -11,8 +11,6 @@ pub mod maps {
     pub const ROWS: &str = "ROWS";
     /// [`crate::counters::PacketCounters`], a row of slots for each CPU and one for the agent.
     pub const COUNTERS: &str = "COUNTERS";
-    /// [`crate::counters::RareCounters`] by slot, one row for all CPUs.
-    pub const RARE: &str = "RARE";
     /// Slot numbers that no edge uses.
     pub const FREE_SLOTS: &str = "FREE_SLOTS";
     /// Slot numbers kept for containers that meet a full table.
@@ -33,11 +31,10 @@ pub mod maps {
     pub const TABLE: &str = "TABLE";
 
     /// All maps that are pinned.
-    pub const PINNED: [&str; 22] = [
+    pub const PINNED: [&str; 21] = [
         EDGES,
         ROWS,
         COUNTERS,
-        RARE,
         FREE_SLOTS,
         SPARE_SLOTS,
         SOCKETS,

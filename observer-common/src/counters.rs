@@ -15,15 +15,6 @@ pub struct PacketCounters {
     pub rx_packets: u64,
 }
 
-/// What happens rarely enough for one row that all CPUs share.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RareCounters {
-    /// TCP connections that were established. Without the TCP probe: those answered to a client (SYN-ACK received), and ACKs
-    /// that met a server's listener.
-    pub tcp_opened: u64,
-}
-
 /// What could not be done, as indices of the `LOSSES` map. Nothing here loses a byte; most say where bytes
 /// went that could not go to a slot of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +39,9 @@ pub enum Loss {
 pub const LOSSES: u32 = 6;
 
 const _: () = assert!(size_of::<PacketCounters>() == 32);
-const _: () = assert!(size_of::<RareCounters>() == 8);
 
 #[cfg(feature = "user")]
 mod user {
     // SAFETY: integers only, no padding, every bit pattern is valid.
     unsafe impl aya::Pod for super::PacketCounters {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::RareCounters {}
 }

@@ -2,7 +2,7 @@
 
 use crate::cache::SPREAD;
 
-/// Names of the maps of this object alone. [`crate::tcp::maps::SHARED`] and [`crate::abi::maps::COUNTERS`] are found pinned.
+/// Names of the maps of this object alone. [`crate::tcp::maps::SHARED`] are found pinned.
 pub mod maps {
     /// Address of a kernel socket to [`super::Base`]: what sockets had counted that are older than the agent. Pinned.
     pub const BASES: &str = "SOCKET_BASES";
@@ -15,8 +15,6 @@ pub mod maps {
 
     /// What is pinned of them.
     pub const PINNED: [&str; 3] = [BASES, OLDER, PAIRS];
-    /// What the object shares with the traffic's beside what the TCP probe does.
-    pub const SHARED: [&str; 1] = [crate::abi::maps::COUNTERS];
 }
 
 /// Names of the programs.

@@ -5,7 +5,7 @@ use crate::cache::SPREAD;
 /// Names of the maps. They are made and pinned with the traffic's own, so that slots are given back with all that
 /// counts for them; the sizes are in [`crate::abi`].
 pub mod maps {
-    /// [`super::TcpCounters`] by slot, one row for all CPUs.
+    /// [`super::TcpRow`] by slot, one row for all CPUs.
     pub const QUALITY: &str = "TCP_QUALITY";
     /// [`super::LiveLine`] by [`super::live_index`]: established connections, but for those that are older than the agent.
     pub const LINES: &str = "TCP_LINES";
@@ -17,10 +17,9 @@ pub mod maps {
     pub const OWNER: &str = "TCP_OWNER";
 
     /// What the probe's object shares with the traffic's.
-    pub const SHARED: [&str; 13] = [
+    pub const SHARED: [&str; 12] = [
         crate::abi::maps::EDGES,
         crate::abi::maps::ROWS,
-        crate::abi::maps::RARE,
         crate::abi::maps::FREE_SLOTS,
         crate::abi::maps::SPARE_SLOTS,
         crate::abi::maps::OBSERVED,
@@ -118,7 +117,7 @@ pub const fn live_index(socket: u32) -> u32 {
     ((socket as u64).wrapping_mul(SPREAD) >> (u64::BITS - LIVE_LINES.ilog2())) as u32
 }
 
-/// Why a connection was not established, as an index of [`TcpCounters::failures`].
+/// Why a connection was not established, as an index of [`TcpRow::failures`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Failure {
@@ -181,7 +180,6 @@ pub const fn bucket(microseconds: u32) -> usize {
 pub const SAMPLE_EVERY: u64 = 128;
 
 /// Durations by size. The number of all is the sum of the buckets.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
     /// Durations by [`bucket`], each in one.
@@ -205,7 +203,6 @@ impl Histogram {
 }
 
 /// What happens to connections.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpEvents {
     /// Connections that were established, or found when they were, for as long as they are in [`maps::LIVE`]. Not a total: taken
@@ -213,6 +210,9 @@ pub struct TcpEvents {
     pub established: u64,
     /// Those of them that are over.
     pub closed: u64,
+    /// Connections that were established, ever. Without the TCP probe: those answered to a client (SYN-ACK received), and ACKs
+    /// that met a server's listener.
+    pub opened: u64,
     /// Connections that a client began and that were not established, by [`Failure`].
     pub failures: [u64; FAILURES],
     /// Segments that were sent again (what `RetransSegs` of `/proc/net/snmp` counts).
@@ -227,9 +227,10 @@ impl TcpEvents {
     /// Adds those of other connections.
     pub fn add(&mut self, other: &Self) {
         // Every field, so that a new one is not forgotten.
-        let Self { established, closed, failures, retransmitted, resets_sent, resets_received } = other;
+        let Self { established, closed, opened, failures, retransmitted, resets_sent, resets_received } = other;
         self.established += established;
         self.closed += closed;
+        self.opened += opened;
         self.failures.iter_mut().zip(failures).for_each(|(failures, more)| *failures += more);
         self.retransmitted += retransmitted;
         self.resets_sent += resets_sent;
@@ -238,7 +239,6 @@ impl TcpEvents {
 }
 
 /// How long connections take.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpTimes {
     /// From the SYN to the answer, of connections that a client began and whose SYN was sent once.
@@ -248,18 +248,84 @@ pub struct TcpTimes {
     pub rtt: Histogram,
 }
 
+/// Payload that went both ways, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// Sent.
+    pub tx: u64,
+    /// Received.
+    pub rx: u64,
+}
+
 /// What is counted of the connections of one slot.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters {
     /// What happened to them.
     pub events: TcpEvents,
     /// How long they took.
     pub times: TcpTimes,
+    /// What they had carried when they were over, where traffic is counted by sockets; elsewhere 0.
+    pub payload: Payload,
 }
 
-/// Words of [`TcpCounters`].
-pub const WORDS: usize = size_of::<TcpCounters>() / 8;
+/// The same as the programs count it. What changes whenever a connection begins or ends lies in one line of the processor's
+/// caches: each further one costs a program more than most of what it does.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpRow {
+    /// [`TcpEvents::established`].
+    pub established: u64,
+    /// [`Payload::tx`].
+    pub tx: u64,
+    /// [`Payload::rx`].
+    pub rx: u64,
+    /// [`TcpEvents::closed`]. Written behind what the connection has carried, and read before it.
+    pub closed: u64,
+    /// [`TcpEvents::opened`].
+    pub opened: u64,
+    /// [`TcpEvents::retransmitted`].
+    pub retransmitted: u64,
+    /// The sum of [`TcpTimes::connect`].
+    pub connect_us: u64,
+    /// The sum of [`TcpTimes::rtt`].
+    pub rtt_us: u64,
+    /// The buckets of [`TcpTimes::connect`].
+    pub connect: [u64; BUCKETS],
+    /// The buckets of [`TcpTimes::rtt`].
+    pub rtt: [u64; BUCKETS],
+    /// [`TcpEvents::failures`].
+    pub failures: [u64; FAILURES],
+    /// [`TcpEvents::resets_sent`].
+    pub resets_sent: u64,
+    /// [`TcpEvents::resets_received`].
+    pub resets_received: u64,
+    /// Always 0: the row is whole lines.
+    pub unused: u64,
+}
+
+/// Words of [`TcpRow`].
+pub const WORDS: usize = size_of::<TcpRow>() / 8;
+
+impl TcpRow {
+    /// The words that belong to connections that live; all others are totals.
+    pub const LIVING: [usize; 2] =
+        [core::mem::offset_of!(Self, established) / 8, core::mem::offset_of!(Self, closed) / 8];
+
+    /// What is counted, sorted by what it is.
+    #[must_use]
+    pub const fn counters(&self) -> TcpCounters {
+        let Self { established, tx, rx, closed, opened, retransmitted, connect_us, rtt_us, connect, rtt, .. } = *self;
+        let Self { failures, resets_sent, resets_received, .. } = *self;
+        TcpCounters {
+            events: TcpEvents { established, closed, opened, failures, retransmitted, resets_sent, resets_received },
+            times: TcpTimes {
+                connect: Histogram { buckets: connect, sum_us: connect_us },
+                rtt: Histogram { buckets: rtt, sum_us: rtt_us },
+            },
+            payload: Payload { tx, rx },
+        }
+    }
+}
 
 /// A live connection.
 #[repr(C)]
@@ -286,13 +352,13 @@ const _: () = assert!(LIVE_LINES.is_power_of_two());
 const _: () = assert!(size_of::<LiveLine>() == 16);
 const _: () = assert!(BUCKETS.is_power_of_two());
 const _: () = assert!(SAMPLE_EVERY.is_power_of_two());
-const _: () = assert!(size_of::<TcpCounters>() == 28 * 8);
+const _: () = assert!(size_of::<TcpRow>() == 4 * 64);
 const _: () = assert!(size_of::<Connection>() == 8);
 
 #[cfg(feature = "user")]
 mod user {
     // SAFETY: integers only, no padding, every bit pattern is valid.
-    unsafe impl aya::Pod for super::TcpCounters {}
+    unsafe impl aya::Pod for super::TcpRow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Connection {}
     // SAFETY: as above.

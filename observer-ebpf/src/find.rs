@@ -13,7 +13,7 @@ use observer_common::{
 use crate::{
     add::add,
     dialed, dns, edges,
-    maps::{EPHEMERAL_MIN, FINDS_CONNECTIONS, PEERS, RARE, ROWS, SOCKETS, TCP_LINES, TCP_LIVE, TCP_OWNER, lose},
+    maps::{EPHEMERAL_MIN, FINDS_CONNECTIONS, PEERS, ROWS, SOCKETS, TCP_LINES, TCP_LIVE, TCP_OWNER, TCP_QUALITY, lose},
     opaque,
     packet::{self, Packet, SCTP, tcp},
     socket::{self, Socket, SocketLine},
@@ -73,9 +73,9 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
         }
     }
     if !egress && packet.is_tcp() && established(packet, &socket) && nobody_follows_connections() {
-        if let Some(rare) = RARE.get_ptr_mut(slot) {
+        if let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) {
             // SAFETY: the map gave a valid, aligned pointer.
-            unsafe { add(&raw mut (*rare).tcp_opened, 1) };
+            unsafe { add(&raw mut (*counters).opened, 1) };
         }
     }
     slot

@@ -9,12 +9,12 @@ use aya_ebpf::{
 };
 use observer_common::{
     abi, cache,
-    counters::{LOSSES as LOSS_KINDS, Loss, PacketCounters, RareCounters},
+    counters::{LOSSES as LOSS_KINDS, Loss, PacketCounters},
     decision::{DecisionRecord, MAX_DECISIONS},
     dns::{self, ClientRecord, PeerKey, PeerName},
     edge::{EdgeKey, EdgeRow},
     record::{ContainerRecord, EndedKey, EndedRecord, TableRecord},
-    tcp::{Connection, LIVE_CONNECTIONS, LIVE_LINES, LiveLine, TcpCounters},
+    tcp::{Connection, LIVE_CONNECTIONS, LIVE_LINES, LiveLine, TcpRow},
 };
 
 // A hash map, because its key is who talks to whom and no bounded integer names that. Looked up once for each
@@ -28,9 +28,6 @@ pub static ROWS: Array<EdgeRow> = Array::with_max_entries(abi::slots_for(abi::DE
 #[map]
 pub static COUNTERS: Array<PacketCounters> =
     Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
-
-#[map]
-pub static RARE: Array<RareCounters> = Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
 
 #[map]
 pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(abi::DEFAULT_EDGES, 0);
@@ -66,8 +63,7 @@ pub static TABLE: Array<TableRecord> = Array::with_max_entries(1, 0);
 // The TCP probe's, an object of its own that finds them pinned (see `bin/tcp.rs`). They are made here, because slots are
 // given back with all that counts for them.
 #[map]
-pub static TCP_QUALITY: Array<TcpCounters> =
-    Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
+pub static TCP_QUALITY: Array<TcpRow> = Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
 
 #[map]
 pub static TCP_LINES: Array<LiveLine> = Array::with_max_entries(LIVE_LINES, BPF_F_MMAPABLE);

@@ -48,6 +48,6 @@ pub fn sample(skb: *mut __sk_buff, slot: u32) {
     }
     if let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) {
         // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { observe(&raw mut (*counters).times.rtt, round_trip) };
+        unsafe { observe(&raw mut (*counters).rtt, &raw mut (*counters).rtt_us, round_trip) };
     }
 }

@@ -300,7 +300,7 @@ impl Bench {
 
 /// A program that does not count costs little: both ends of every connection must have been counted.
 fn check_counts(kernel: &Kernel, connections: u64) -> Result<()> {
-    let opened: u64 = kernel.table.read().iter().map(|reading| reading.rare.tcp_opened).sum();
+    let opened: u64 = kernel.table.read().iter().map(|reading| reading.tcp.events.opened).sum();
     ensure!(opened == connections * 2, "{opened} ends of connections were counted, {connections} were made");
     Ok(())
 }

@@ -13,9 +13,9 @@ use std::sync::{
 use aya::maps::{HashMap, MapData, MapError, Queue};
 use observer_common::{
     abi,
-    counters::{Loss, PacketCounters, RareCounters},
+    counters::{Loss, PacketCounters},
     edge::{EdgeKey, EdgeRow, state},
-    tcp::{TcpCounters, WORDS},
+    tcp::{TcpCounters, TcpRow, WORDS},
 };
 
 pub use self::leaving::{Closing, Meanwhile};
@@ -61,8 +61,6 @@ pub struct EdgeReading {
     pub closed: Option<Leaving>,
     /// Bytes and packets of all CPUs.
     pub packets: PacketCounters,
-    /// The rest.
-    pub rare: RareCounters,
     /// What the TCP probe has counted; zeros on an edge that is not TCP.
     pub tcp: TcpCounters,
 }
@@ -139,8 +137,7 @@ pub struct EdgeTable {
     pub(super) sizes: Sizes,
     pub(super) rows: Mapping<EdgeRow>,
     pub(super) counters: Mapping<PacketCounters>,
-    pub(super) rare: Mapping<RareCounters>,
-    pub(super) quality: Mapping<TcpCounters>,
+    pub(super) quality: Mapping<TcpRow>,
     pub(super) losses: Mapping<u64>,
     pub(super) sockets: Mapping<u64>,
     pub(super) peers: Mapping<u64>,
@@ -298,11 +295,12 @@ impl EdgeTable {
             packets.rx_bytes += self.counters.load(index, 2);
             packets.rx_packets += self.counters.load(index, 3);
         }
-        let rare = RareCounters { tcp_opened: self.rare.load(slot as usize, 0) };
         let is_tcp = key.is_none_or(|key| key.protocol == libc::IPPROTO_TCP as u8);
         let tcp = if is_tcp { self.tcp(slot) } else { TcpCounters::default() };
+        packets.tx_bytes += tcp.payload.tx;
+        packets.rx_bytes += tcp.payload.rx;
         let (born, decision, closed) = of.map_or((0, 0, None), |of| (of.slot.born, of.decision, of.closed));
-        EdgeReading { slot, key, born, decision, closed, packets, rare, tcp }
+        EdgeReading { slot, key, born, decision, closed, packets, tcp }
     }
 
     fn tcp(&self, slot: u32) -> TcpCounters {
@@ -313,7 +311,7 @@ impl EdgeTable {
             fence(std::sync::atomic::Ordering::Acquire);
         }
         // SAFETY: both are the same number of plain integers; every bit pattern is valid.
-        unsafe { std::mem::transmute::<[u64; WORDS], TcpCounters>(words) }
+        unsafe { std::mem::transmute::<[u64; WORDS], TcpRow>(words) }.counters()
     }
 
     fn state(&self, slot: u32) -> u64 {

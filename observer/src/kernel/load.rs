@@ -304,7 +304,6 @@ fn size<'a>(loader: &mut EbpfLoader<'a>, sizes: &'a Sizes) {
     loader
         .map_max_entries(abi::maps::EDGES, sizes.slots)
         .map_max_entries(abi::maps::ROWS, sizes.slots)
-        .map_max_entries(abi::maps::RARE, sizes.slots)
         .map_max_entries(tcp::maps::QUALITY, sizes.slots)
         .map_max_entries(abi::maps::COUNTERS, sizes.slots.saturating_mul(sizes.rows()))
         .map_max_entries(abi::maps::FREE_SLOTS, sizes.edges)
@@ -343,7 +342,6 @@ fn edge_table(ebpf: &mut Ebpf, sizes: Sizes) -> Result<EdgeTable, LoadError> {
         sizes,
         rows: mapping(ebpf, abi::maps::ROWS, slots)?,
         counters: mapping(ebpf, abi::maps::COUNTERS, slots * rows)?,
-        rare: mapping(ebpf, abi::maps::RARE, slots)?,
         losses: mapping(ebpf, abi::maps::LOSSES, observer_common::counters::LOSSES as usize)?,
         sockets: mapping(ebpf, abi::maps::SOCKETS, cache::SOCKET_LINES as usize)?,
         peers: mapping(ebpf, abi::maps::PEERS, cache::PEER_LINES as usize)?,

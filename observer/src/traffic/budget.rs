@@ -207,12 +207,11 @@ impl Totals {
     /// Adds another series' totals.
     fn merge(&mut self, other: &Self) {
         // Every field, so that a new one is not forgotten.
-        let Self { tx_bytes, tx_packets, rx_bytes, rx_packets, tcp_opened, tcp } = other;
+        let Self { tx_bytes, tx_packets, rx_bytes, rx_packets, tcp } = other;
         self.tx_bytes += tx_bytes;
         self.tx_packets += tx_packets;
         self.rx_bytes += rx_bytes;
         self.rx_packets += rx_packets;
-        self.tcp_opened += tcp_opened;
         self.tcp.add(tcp);
     }
 }

@@ -24,8 +24,9 @@ fn series<'a>(of: &[(SeriesKey<'a>, u64)]) -> Series<'a> {
     for (key, bytes) in of {
         series.order.push(*key);
         // What is rare comes with time.
-        let tcp = TcpEvents { retransmitted: bytes / 1_500, resets_sent: bytes / 3_000, ..TcpEvents::default() };
-        series.totals.insert(*key, Totals { tx_bytes: *bytes, tcp_opened: 1, tcp, ..Totals::default() });
+        let tcp =
+            TcpEvents { opened: 1, retransmitted: bytes / 1_500, resets_sent: bytes / 3_000, ..TcpEvents::default() };
+        series.totals.insert(*key, Totals { tx_bytes: *bytes, tcp, ..Totals::default() });
     }
     series
 }
@@ -45,7 +46,7 @@ fn peers_over_the_budget_are_other() {
     let usage = Budget::new(LIMITS).apply(&mut series);
     assert_eq!(shown(&series), [("", 0, 100), ("a", 1, 1), ("b", 1, 10), ("c", 1, 1_000)], "q has a budget of its own");
     assert_eq!(usage, BudgetUse { shown: 16, folded: 4 });
-    assert_eq!(series.totals[&Place::Other.of(&key("p", "c", 1))].tcp_opened, 1);
+    assert_eq!(series.totals[&Place::Other.of(&key("p", "c", 1))].tcp.opened, 1);
 }
 
 #[test]
@@ -205,7 +206,7 @@ fn check_sums(truth: &[(SeriesKey<'_>, u64)], shown: &Series<'_>, seed: u64) {
     for (of, (true_sum, shown_sum)) in sums {
         assert_eq!(true_sum, shown_sum, "seed {seed}: {of:?}");
     }
-    let opened: u64 = shown.totals.values().map(|totals| totals.tcp_opened).sum();
+    let opened: u64 = shown.totals.values().map(|totals| totals.tcp.opened).sum();
     assert_eq!(opened, truth.len() as u64, "seed {seed}");
 }
 

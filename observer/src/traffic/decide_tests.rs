@@ -3,10 +3,7 @@ use std::{
     sync::Arc,
 };
 
-use observer_common::{
-    counters::{PacketCounters, RareCounters},
-    tcp::TcpCounters,
-};
+use observer_common::{counters::PacketCounters, tcp::TcpCounters};
 use proptest::prelude::*;
 
 use super::{
@@ -406,7 +403,6 @@ impl World {
                 decision: of.decision,
                 closed: of.closed,
                 packets: PacketCounters { tx_bytes: *bytes, ..PacketCounters::default() },
-                rare: RareCounters::default(),
                 tcp: TcpCounters::default(),
             })
             .collect();

@@ -136,12 +136,7 @@ pub fn lost_peers(readings: &[EdgeReading], snapshot: &Snapshot) -> Vec<(Slot, L
 mod tests {
     use std::{collections::HashSet, sync::Arc};
 
-    use observer_common::{
-        counters::{PacketCounters, RareCounters},
-        decision::kind,
-        edge::EdgeKey,
-        tcp::TcpCounters,
-    };
+    use observer_common::{counters::PacketCounters, decision::kind, edge::EdgeKey, tcp::TcpCounters};
 
     use super::super::{
         attribute::tests::{container, over_loopback, sandbox, to},
@@ -165,7 +160,6 @@ mod tests {
             decision,
             closed,
             packets: PacketCounters::default(),
-            rare: RareCounters::default(),
             tcp: TcpCounters::default(),
         }
     }

@@ -131,16 +131,16 @@ fn patience(reading: &EdgeReading, first_chosen: u32) -> Option<Duration> {
 
 /// All that the slot has counted, in one number, which is another one after anything was counted.
 fn sum(reading: &EdgeReading) -> u64 {
-    let EdgeReading { packets, rare, tcp, .. } = reading;
+    let EdgeReading { packets, tcp, .. } = reading;
     let events = &tcp.events;
     let rest = [
         packets.tx_bytes,
         packets.tx_packets,
         packets.rx_bytes,
         packets.rx_packets,
-        rare.tcp_opened,
         events.established,
         events.closed,
+        events.opened,
         events.retransmitted,
         events.resets_sent,
         events.resets_received,

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use observer_common::{
-    counters::{PacketCounters, RareCounters},
+    counters::PacketCounters,
     decision::kind,
     edge::{EdgeKey, Role},
     tcp::{TcpCounters, TcpEvents},
@@ -30,7 +30,6 @@ fn client(slot: u32, protocol: u8) -> EdgeReading {
         decision: EXTERNAL,
         closed: None,
         packets: PacketCounters { rx_packets: 1, ..PacketCounters::default() },
-        rare: RareCounters::default(),
         tcp: TcpCounters::default(),
     }
 }
@@ -224,7 +223,7 @@ fn any_count_is_another_sum() {
     with(&|reading| reading.packets.tx_packets += 1);
     with(&|reading| reading.packets.rx_bytes += 1);
     with(&|reading| reading.packets.rx_packets += 1);
-    with(&|reading| reading.rare.tcp_opened += 1);
+    with(&|reading| reading.tcp.events.opened += 1);
     with(&|reading| reading.tcp.events.established += 1);
     with(&|reading| reading.tcp.events.closed += 1);
     with(&|reading| reading.tcp.events.failures[4] += 1);

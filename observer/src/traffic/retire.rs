@@ -148,10 +148,7 @@ impl Refused {
 mod tests {
     use std::{collections::HashSet as Set, sync::Arc};
 
-    use observer_common::{
-        counters::{PacketCounters, RareCounters},
-        tcp::TcpCounters,
-    };
+    use observer_common::{counters::PacketCounters, tcp::TcpCounters};
 
     use super::super::attribute::tests::{container, sandbox, to};
     use super::*;
@@ -165,7 +162,6 @@ mod tests {
             decision: 0,
             closed: None,
             packets: PacketCounters::default(),
-            rare: RareCounters::default(),
             tcp: TcpCounters::default(),
         }
     }

@@ -88,9 +88,7 @@ pub struct Totals {
     pub rx_bytes: u64,
     /// Packets received.
     pub rx_packets: u64,
-    /// TCP connections.
-    pub tcp_opened: u64,
-    /// How well they went.
+    /// TCP connections, and how well they went.
     pub tcp: TcpEvents,
 }
 
@@ -134,7 +132,6 @@ impl Totals {
         self.tx_packets += reading.packets.tx_packets;
         self.rx_bytes += reading.packets.rx_bytes;
         self.rx_packets += reading.packets.rx_packets;
-        self.tcp_opened += reading.rare.tcp_opened;
         self.tcp.add(&reading.tcp.events);
     }
 }
@@ -219,8 +216,8 @@ pub fn sum<'a>(readings: &[EdgeReading], labels: &Labels<'a>) -> Series<'a> {
 mod tests {
     use std::{collections::HashSet, sync::Arc};
 
-    use observer_common::counters::{PacketCounters, RareCounters};
-    use observer_common::tcp::{BUCKETS, FAILURES, Histogram, TcpCounters};
+    use observer_common::counters::PacketCounters;
+    use observer_common::tcp::{BUCKETS, FAILURES, Histogram, Payload, TcpCounters};
 
     use super::super::attribute::Knowledge;
     use super::super::attribute::{
@@ -239,7 +236,6 @@ mod tests {
             decision: 0,
             closed: None,
             packets: PacketCounters { tx_bytes: bytes, tx_packets: 1, rx_bytes: bytes * 2, rx_packets: 2 },
-            rare: RareCounters { tcp_opened: 1 },
             tcp: tcp(bytes),
         }
     }
@@ -265,12 +261,13 @@ mod tests {
         let events = TcpEvents {
             established: number,
             closed: number,
+            opened: number,
             failures: [number; FAILURES],
             retransmitted: number,
             resets_sent: number,
             resets_received: number,
         };
-        TcpCounters { events, times: TcpTimes { connect: durations, rtt: durations } }
+        TcpCounters { events, times: TcpTimes { connect: durations, rtt: durations }, payload: Payload::default() }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     full::{Address, Full, Measures},
     histogram,
     live::{self, Refused},
-    maps::{LOSSES, RARE, TCP_QUALITY, lose},
+    maps::{LOSSES, TCP_QUALITY, lose},
     own::SOCKET_BASES,
     pairs::{self, Client, End},
     payload::{self, Carries},
@@ -90,12 +90,10 @@ fn begin_by_words<S: Full>(sk: u64, slot: u32, round_trip: u32, retransmitted: u
     let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) else { return };
     if dialed && retransmitted != 0 {
         // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { add(&raw mut (*counters).events.retransmitted, retransmitted.into()) };
+        unsafe { add(&raw mut (*counters).retransmitted, retransmitted.into()) };
     }
-    if let Some(rare) = RARE.get_ptr_mut(slot) {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*rare).tcp_opened, 1) };
-    }
+    // SAFETY: as above.
+    unsafe { add(&raw mut (*counters).opened, 1) };
     let connection = Connection { slot, retransmitted };
     let mut place = live::insert(sk, connection, S::EXCHANGES);
     if let Err(refused) = place {
@@ -116,10 +114,10 @@ fn begin_by_words<S: Full>(sk: u64, slot: u32, round_trip: u32, retransmitted: u
         }
     }
     // SAFETY: as above.
-    unsafe { add(&raw mut (*counters).events.established, 1) };
+    unsafe { add(&raw mut (*counters).established, 1) };
     if dialed && retransmitted == 0 {
         // SAFETY: as above.
-        unsafe { histogram::observe(&raw mut (*counters).times.connect, round_trip) };
+        unsafe { histogram::observe(&raw mut (*counters).connect, &raw mut (*counters).connect_us, round_trip) };
     }
 }
 
@@ -131,7 +129,7 @@ fn missed<S: Full>(sk: u64) {
     let counters = live::remove(sk, S::EXCHANGES).and_then(|connection| TCP_QUALITY.get_ptr_mut(connection.slot));
     if let Some(counters) = counters {
         // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { add(&raw mut (*counters).events.closed, 1) };
+        unsafe { add(&raw mut (*counters).closed, 1) };
     }
 }
 
@@ -143,20 +141,20 @@ pub fn closed<S: Carries>(socket: S) {
     let Some((connection, in_line)) = live::take(sk, S::EXCHANGES) else { return never_seen::<S>(sk) };
     let (all, Measures { round_trip, retransmitted }) = socket.carried();
     let base = if in_line { Base::default() } else { take_base(sk) };
-    payload::count(connection.slot, all.tx.wrapping_sub(base.tx), all.rx.wrapping_sub(base.rx));
-    let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) else { return };
+    let Some(counters) = payload::row(connection.slot) else { return };
     // SAFETY: the map gave a valid, aligned pointer.
     unsafe {
+        payload::count(counters, all.tx.wrapping_sub(base.tx), all.rx.wrapping_sub(base.rx));
         if retransmitted > connection.retransmitted {
             // Sent again, but dropped before it left the host.
-            add(&raw mut (*counters).events.retransmitted, (retransmitted - connection.retransmitted).into());
+            add(&raw mut (*counters).retransmitted, (retransmitted - connection.retransmitted).into());
         }
         // Without a measure there is none to show.
         if round_trip != 0 {
-            histogram::observe(&raw mut (*counters).times.rtt, round_trip);
+            histogram::observe(&raw mut (*counters).rtt, &raw mut (*counters).rtt_us, round_trip);
         }
         // Last: who reads this end has read what the connection carried.
-        add(&raw mut (*counters).events.closed, 1);
+        add(&raw mut (*counters).closed, 1);
     }
 }
 
@@ -190,6 +188,9 @@ fn never_seen<S: Full>(sk: u64) {
     };
     if slot != NONE {
         let (all, _) = Address(sk).carried();
-        payload::count(slot, all.tx, all.rx);
+        if let Some(counters) = payload::row(slot) {
+            // SAFETY: the map gave a valid, aligned pointer.
+            unsafe { payload::count(counters, all.tx, all.rx) };
+        }
     }
 }

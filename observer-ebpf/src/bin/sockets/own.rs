@@ -6,16 +6,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap},
 };
-use observer_common::{
-    abi,
-    counters::PacketCounters,
-    sockets::{Asked, BATCH, Base, MAX_BASES, PAIR_LINES, Waiting},
-};
-
-// Of these, bytes are payload and packets stay 0 (see `payload.rs`).
-#[map]
-pub static COUNTERS: Array<PacketCounters> =
-    Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
+use observer_common::sockets::{Asked, BATCH, Base, MAX_BASES, PAIR_LINES, Waiting};
 
 // A hash map, because its key is the address of a kernel socket. Asked only while there are sockets that are older than
 // the agent. Allocated in advance, as `TCP_LIVE`.
@@ -30,10 +21,6 @@ pub static SOCKET_PAIRS: Array<Waiting> = Array::with_max_entries(PAIR_LINES, 0)
 
 #[map]
 pub static SOCKETS_ASKED: Array<Asked> = Array::with_max_entries(BATCH, BPF_F_MMAPABLE);
-
-/// Slots in a CPU's row of `COUNTERS`.
-#[unsafe(no_mangle)]
-pub static SLOTS_PER_CPU: Global<u32> = Global::new(abi::slots_for(abi::DEFAULT_EDGES));
 
 /// Offsets of fields; what each is says `observer_common::sockets::globals`.
 macro_rules! offsets {

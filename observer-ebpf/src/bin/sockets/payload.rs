@@ -4,17 +4,16 @@
 //! `bytes_received`: each byte when all before it are there, and one more for the end of the stream
 //! (`tcp_rcv_nxt_update` in net/ipv4/tcp_input.c counts sequence numbers), which is taken off.
 
-use aya_ebpf::{Global, helpers::bpf_get_smp_processor_id};
-use observer_common::{abi, sockets::Base};
+use aya_ebpf::Global;
+use observer_common::{abi, sockets::Base, tcp::TcpRow};
 
 use crate::{
     add::add,
     full::{Address, Full, Measures, Pointer, load},
     life,
-    maps::SK_PROTOCOL,
+    maps::{SK_PROTOCOL, TCP_QUALITY},
     own::{
-        COUNTERS, SK_FLAGS, SK_LOCK, SK_OWNED, SLOTS_PER_CPU, SOCKET_BASES, SOCKETS_OLDER, TP_BYTES_RECEIVED,
-        TP_BYTES_RETRANS, TP_BYTES_SENT,
+        SK_FLAGS, SK_LOCK, SK_OWNED, SOCKET_BASES, SOCKETS_OLDER, TP_BYTES_RECEIVED, TP_BYTES_RETRANS, TP_BYTES_SENT,
     },
     pairs,
     slot::Caller,
@@ -131,22 +130,23 @@ pub fn base(sk: u64) -> Base {
     unsafe { SOCKET_BASES.get(sk) }.copied().unwrap_or_default()
 }
 
-/// Adds what a connection has carried to the totals of its slot.
+/// The row of a slot.
 #[inline(always)]
-pub fn count(slot: u32, tx: u64, rx: u64) {
-    // SAFETY: a helper without arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let counters = match COUNTERS.get_ptr_mut(cpu * SLOTS_PER_CPU.load() + slot) {
-        Some(counters) => counters,
-        // No such row: cannot happen while the table is as large as the loader said. Not lost all the same.
-        None => match COUNTERS.get_ptr_mut(abi::UNATTRIBUTED_SLOT) {
-            Some(counters) => counters,
-            None => return,
-        },
-    };
-    // SAFETY: the map gave a valid, aligned pointer.
+pub fn row(slot: u32) -> Option<*mut TcpRow> {
+    // No such row: cannot happen while the table is as large as the loader said. Not lost all the same.
+    TCP_QUALITY.get_ptr_mut(slot).or_else(|| TCP_QUALITY.get_ptr_mut(abi::UNATTRIBUTED_SLOT))
+}
+
+/// Adds what a connection has carried to the totals of its slot.
+///
+/// # Safety
+///
+/// `counters` is a live value of the map.
+#[inline(always)]
+pub unsafe fn count(counters: *mut TcpRow, tx: u64, rx: u64) {
+    // SAFETY: the caller's promise.
     unsafe {
-        add(&raw mut (*counters).tx_bytes, tx);
-        add(&raw mut (*counters).rx_bytes, rx);
+        add(&raw mut (*counters).tx, tx);
+        add(&raw mut (*counters).rx, rx);
     }
 }

@@ -39,7 +39,7 @@ pub fn adopt(sk: u64, other: u64, is_server: bool, note: impl FnOnce() -> bool, 
         return Adopted::Full;
     }
     // SAFETY: the map gave a valid, aligned pointer.
-    unsafe { add(&raw mut (*counters).events.established, 1) };
+    unsafe { add(&raw mut (*counters).established, 1) };
     if !lives(sk) {
         take_back(sk, forget);
         return Adopted::Gone;
@@ -64,7 +64,7 @@ fn take_back(sk: u64, forget: impl Fn()) {
     forget();
     if let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) {
         // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { add(&raw mut (*counters).events.closed, 1) };
+        unsafe { add(&raw mut (*counters).closed, 1) };
     }
 }
 

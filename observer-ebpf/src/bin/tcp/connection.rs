@@ -10,7 +10,7 @@ use crate::{
     full::Full,
     histogram::observe,
     live::{self, Refused},
-    maps::{RARE, TCP_QUALITY, lose},
+    maps::{TCP_QUALITY, lose},
     slot::{Caller, NONE},
     sock::{self, state},
 };
@@ -45,12 +45,10 @@ fn established<S: Full>(socket: S, dialed: bool) {
     let retransmitted = measures.retransmitted;
     if dialed && retransmitted != 0 {
         // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { add(&raw mut (*counters).events.retransmitted, retransmitted.into()) };
+        unsafe { add(&raw mut (*counters).retransmitted, retransmitted.into()) };
     }
-    if let Some(rare) = RARE.get_ptr_mut(slot) {
-        // SAFETY: as above.
-        unsafe { add(&raw mut (*rare).tcp_opened, 1) };
-    }
+    // SAFETY: as above.
+    unsafe { add(&raw mut (*counters).opened, 1) };
     let connection = Connection { slot, retransmitted };
     if let Err(refused) = live::insert(socket.address(), connection, S::EXCHANGES) {
         // An end that was missed (the kernel does not run a program that it has interrupted) left its entry behind: that
@@ -64,13 +62,13 @@ fn established<S: Full>(socket: S, dialed: bool) {
         }
     }
     // SAFETY: the map gave a valid, aligned pointer.
-    unsafe { add(&raw mut (*counters).events.established, 1) };
+    unsafe { add(&raw mut (*counters).established, 1) };
     if dialed && retransmitted == 0 {
         // The answer to the SYN has just given the first measure of the round trip (`tcp_rcv_synsent_state_process` in
         // net/ipv4/tcp_input.c acknowledges before it sets the state). After a second SYN that says little, and when the
         // first left is forgotten by then.
         // SAFETY: as above.
-        unsafe { observe(&raw mut (*counters).times.connect, measures.round_trip) };
+        unsafe { observe(&raw mut (*counters).connect, &raw mut (*counters).connect_us, measures.round_trip) };
     }
 }
 
@@ -82,15 +80,15 @@ fn closed<S: Full>(socket: S) {
     let measures = socket.measures();
     // SAFETY: the map gave a valid, aligned pointer.
     unsafe {
-        add(&raw mut (*counters).events.closed, 1);
+        add(&raw mut (*counters).closed, 1);
         if measures.retransmitted > connection.retransmitted {
             // Sent again, but dropped before it left the host.
             let more = measures.retransmitted - connection.retransmitted;
-            add(&raw mut (*counters).events.retransmitted, more.into());
+            add(&raw mut (*counters).retransmitted, more.into());
         }
         // Without a measure there is none to show.
         if measures.round_trip != 0 {
-            observe(&raw mut (*counters).times.rtt, measures.round_trip);
+            observe(&raw mut (*counters).rtt, &raw mut (*counters).rtt_us, measures.round_trip);
         }
     }
 }
@@ -107,9 +105,9 @@ pub fn failed<S: Full>(socket: S) {
     let retransmitted = socket.measures().retransmitted;
     // SAFETY: the map gave a valid, aligned pointer, and there is a counter for each failure.
     unsafe {
-        add((&raw mut (*counters).events.failures).cast::<u64>().add(failure), 1);
+        add((&raw mut (*counters).failures).cast::<u64>().add(failure), 1);
         if retransmitted != 0 {
-            add(&raw mut (*counters).events.retransmitted, retransmitted.into());
+            add(&raw mut (*counters).retransmitted, retransmitted.into());
         }
     }
 }

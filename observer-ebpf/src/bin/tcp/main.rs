@@ -36,7 +36,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
-use observer_common::{edge::EdgeKey, tcp::TcpCounters};
+use observer_common::{edge::EdgeKey, tcp::TcpRow};
 
 use crate::{
     add::add,
@@ -104,7 +104,7 @@ pub fn tcp_reset_sent(ctx: RawTracePointContext) -> i32 {
         && let Some(counters) = of_event(ctx.arg(0))
     {
         // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { add(&raw mut (*counters).events.resets_sent, 1) };
+        unsafe { add(&raw mut (*counters).resets_sent, 1) };
     }
     0
 }
@@ -117,7 +117,7 @@ pub fn tcp_reset_received(ctx: RawTracePointContext) -> i32 {
         && let Some(counters) = of_event(ctx.arg(0))
     {
         // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { add(&raw mut (*counters).events.resets_received, 1) };
+        unsafe { add(&raw mut (*counters).resets_received, 1) };
     }
     0
 }
@@ -131,7 +131,7 @@ pub fn tcp_adopt(ctx: RawTracePointContext) -> i32 {
 
 /// The row of the socket to which something happens. A listener has no peer: what it refuses is no connection.
 #[inline(always)]
-fn of_event(sk: u64) -> Option<*mut TcpCounters> {
+fn of_event(sk: u64) -> Option<*mut TcpRow> {
     if sk == 0 {
         return None;
     }
@@ -156,7 +156,7 @@ fn of_event(sk: u64) -> Option<*mut TcpCounters> {
 fn retransmitted(slot: u32, segments: u64) {
     if let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) {
         // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { add(&raw mut (*counters).events.retransmitted, segments) };
+        unsafe { add(&raw mut (*counters).retransmitted, segments) };
     }
 }
 

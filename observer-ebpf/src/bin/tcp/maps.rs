@@ -9,9 +9,9 @@ use aya_ebpf::{
 };
 use observer_common::{
     abi, cache,
-    counters::{LOSSES as LOSS_KINDS, Loss, RareCounters},
+    counters::{LOSSES as LOSS_KINDS, Loss},
     edge::{EdgeKey, EdgeRow},
-    tcp::{Connection, LIVE_CONNECTIONS, LIVE_LINES, LiveLine, TcpCounters},
+    tcp::{Connection, LIVE_CONNECTIONS, LIVE_LINES, LiveLine, TcpRow},
 };
 
 #[map]
@@ -19,9 +19,6 @@ pub static EDGES: HashMap<EdgeKey, u32> = HashMap::with_max_entries(abi::slots_f
 
 #[map]
 pub static ROWS: Array<EdgeRow> = Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
-
-#[map]
-pub static RARE: Array<RareCounters> = Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
 
 #[map]
 pub static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(abi::DEFAULT_EDGES, 0);
@@ -42,8 +39,7 @@ pub static PEERS: Array<u64> = Array::with_max_entries(cache::PEER_LINES, BPF_F_
 pub static LOSSES: Array<u64> = Array::with_max_entries(LOSS_KINDS, BPF_F_MMAPABLE);
 
 #[map]
-pub static TCP_QUALITY: Array<TcpCounters> =
-    Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
+pub static TCP_QUALITY: Array<TcpRow> = Array::with_max_entries(abi::slots_for(abi::DEFAULT_EDGES), BPF_F_MMAPABLE);
 
 #[map]
 pub static TCP_LINES: Array<LiveLine> = Array::with_max_entries(LIVE_LINES, BPF_F_MMAPABLE);

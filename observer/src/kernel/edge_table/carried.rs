@@ -8,7 +8,10 @@
 use std::{collections::HashMap, io, os::fd::AsFd};
 
 use aya::programs::ProgramFd;
-use observer_common::sockets::{Asked, BATCH};
+use observer_common::{
+    sockets::{Asked, BATCH},
+    tcp::Payload,
+};
 use tracing::warn;
 
 use super::{super::mapping::Mapping, super::sys, EdgeReading, EdgeTable, Slot};
@@ -27,19 +30,6 @@ pub(in crate::kernel) struct Carried {
 
 /// What each slot has shown, by number and birth.
 type Shown = HashMap<(u32, u64), Payload>;
-
-/// Payload in both directions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Payload {
-    tx: u64,
-    rx: u64,
-}
-
-impl Payload {
-    fn larger(self, other: Self) -> Self {
-        Self { tx: self.tx.max(other.tx), rx: self.rx.max(other.rx) }
-    }
-}
 
 /// The live connections of a slot.
 #[derive(Debug, Clone, Copy, Default)]
@@ -130,7 +120,8 @@ fn raise(readings: &mut [EdgeReading], best: &mut Shown, shown: &Shown) {
     for reading in readings {
         let id = id(reading);
         let before = best.get(&id).or_else(|| shown.get(&id)).copied().unwrap_or_default();
-        let now = payload(reading).larger(before);
+        let now = payload(reading);
+        let now = Payload { tx: now.tx.max(before.tx), rx: now.rx.max(before.rx) };
         (reading.packets.tx_bytes, reading.packets.rx_bytes) = (now.tx, now.rx);
         best.insert(id, now);
     }
@@ -147,10 +138,7 @@ fn is_settled(reading: &EdgeReading, living: u64, table: &EdgeTable) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use observer_common::{
-        counters::{PacketCounters, RareCounters},
-        tcp::TcpCounters,
-    };
+    use observer_common::{counters::PacketCounters, tcp::TcpCounters};
 
     use super::*;
 
@@ -162,7 +150,6 @@ mod tests {
             decision: 0,
             closed: None,
             packets: PacketCounters { tx_bytes, rx_bytes, ..PacketCounters::default() },
-            rare: RareCounters::default(),
             tcp: TcpCounters::default(),
         }
     }

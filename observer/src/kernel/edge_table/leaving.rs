@@ -7,7 +7,7 @@ use observer_common::{
     abi, cache,
     counters::PacketCounters,
     edge::{EdgeKey, state},
-    tcp::{TcpCounters, WORDS},
+    tcp::{TcpRow, WORDS},
 };
 
 use super::{super::mapping::Mapping, CGROUP, DECISION, EdgeTable, Leaving, Slot, is_used, lock};
@@ -18,9 +18,6 @@ pub type Meanwhile<'a> = &'a mut dyn FnMut();
 
 /// Grace periods after which nobody knows a slot any more: see [`EdgeTable::retire_into`].
 const ROUNDS: usize = 3;
-
-/// The first word of [`TcpCounters`] that is a total: those before it belong to connections that live.
-const TOTALS: usize = std::mem::offset_of!(TcpCounters, events.failures) / 8;
 
 impl EdgeTable {
     /// Takes slots back and forgets what they counted, each told by its number and its birth. See
@@ -247,7 +244,6 @@ impl EdgeTable {
                 self.counters.word(self.sizes.index(self.sizes.cpus, heir), word).fetch_add(value, Relaxed);
             }
         }
-        self.rare.word(heir as usize, 0).fetch_add(self.rare.word(slot as usize, 0).swap(0, Relaxed), Relaxed);
         for word in 0..WORDS {
             let value = self.quality.load(slot as usize, word);
             if value != 0 {
@@ -299,7 +295,7 @@ impl EdgeTable {
     pub fn stop_following_connections(&self) -> Result<(), MapError> {
         grace_period();
         for slot in 0..self.sizes.slots as usize {
-            for word in 0..TOTALS {
+            for word in TcpRow::LIVING {
                 // Pages that nothing was written to stay untouched.
                 if self.quality.load(slot, word) != 0 {
                     self.quality.word(slot, word).store(0, Relaxed);
@@ -317,8 +313,7 @@ impl EdgeTable {
                 self.counters.word(self.sizes.index(self.sizes.cpus, heir), word).fetch_add(value, Relaxed);
             }
         }
-        self.rare.word(heir as usize, 0).fetch_add(self.rare.load(slot as usize, 0), Relaxed);
-        for word in TOTALS..WORDS {
+        for word in (0..WORDS).filter(|word| !TcpRow::LIVING.contains(word)) {
             let value = self.quality.load(slot as usize, word);
             self.quality.word(heir as usize, word).fetch_add(value, Relaxed);
         }
@@ -328,7 +323,6 @@ impl EdgeTable {
         for row in 0..self.sizes.rows() {
             self.counters.zero(self.sizes.index(row, slot));
         }
-        self.rare.zero(slot as usize);
         self.quality.zero(slot as usize);
     }
 }

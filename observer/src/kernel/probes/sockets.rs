@@ -8,7 +8,6 @@ use aya::{
     programs::ProgramFd,
 };
 use observer_common::{
-    abi,
     sockets::{BATCH, globals, maps, programs},
     tcp,
 };
@@ -16,7 +15,7 @@ use observer_common::{
 use super::{ProbeError, Successor, load, succession::loaded, tcp::Types};
 use crate::kernel::{
     btf::{Btf, BtfError},
-    edge_table::{Carried, EdgeTable, Sizes},
+    edge_table::{Carried, EdgeTable},
     mapping::Mapping,
     pins::Pins,
 };
@@ -50,18 +49,13 @@ impl Offsets {
 pub(super) fn start<'a>(
     pins: &Pins,
     table: &EdgeTable,
-    (offsets, sizes): (&'a Offsets, &'a Sizes),
+    offsets: &'a Offsets,
     types: &Types,
     configure: impl FnOnce(&mut EbpfLoader<'a>),
 ) -> Result<(Successor, ProgramFd), ProbeError> {
-    let pinned: Vec<&str> = tcp::maps::SHARED.into_iter().chain(maps::SHARED).chain(maps::PINNED).collect();
+    let pinned: Vec<&str> = tcp::maps::SHARED.into_iter().chain(maps::PINNED).collect();
     let mut ebpf = load(OBJECT, pins, &pinned, |loader| {
         configure(loader);
-        loader.map_max_entries(abi::maps::COUNTERS, sizes.slots.saturating_mul(sizes.rows())).override_global(
-            abi::globals::SLOTS_PER_CPU,
-            &sizes.slots,
-            true,
-        );
         for (name, offset) in &offsets.0 {
             loader.override_global(name, offset, true);
         }

@@ -6,7 +6,7 @@ use aya::{
     programs::{Iter, ProgramError, ProgramFd},
 };
 use observer_common::{
-    abi::maps::{EDGES, FREE_SLOTS, RARE, ROWS},
+    abi::maps::{EDGES, FREE_SLOTS, ROWS},
     counters::Loss,
     older,
     tcp::{COMMON_LEN, globals, maps, programs},
@@ -124,7 +124,7 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<Misses, ProbeE
     if pins.accounting() == Accounting::Sockets {
         let more = sockets::Offsets::of(btf)?;
         let shared = |loader: &mut _| configure(loader, &offsets.shared, &generation, sizes);
-        let (states, program) = sockets::start(pins, table, (&more, &sizes), &types, shared)?;
+        let (states, program) = sockets::start(pins, table, &more, &types, shared)?;
         successors.push(states);
         adopt = Ok(program);
     } else {
@@ -212,7 +212,6 @@ fn configure<'a>(loader: &mut EbpfLoader<'a>, offsets: &'a [(&'static str, u32)]
     loader
         .map_max_entries(EDGES, table.slots)
         .map_max_entries(ROWS, table.slots)
-        .map_max_entries(RARE, table.slots)
         .map_max_entries(maps::QUALITY, table.slots)
         .map_max_entries(FREE_SLOTS, table.edges)
         .override_global(globals::GENERATION, generation, true);

@@ -223,8 +223,8 @@ fn write_payload(rows: &[Row<'_>], out: &mut Exposition) {
 
 fn write_opened(rows: &[Row<'_>], out: &mut Exposition) {
     let mut family = out.family(&c::TCP_CONNECTIONS_OPENED);
-    for Row { key, totals, own, peer } in rows.iter().filter(|row| row.totals.tcp_opened > 0) {
-        family.sample_of(own, [key.role], peer, [], totals.tcp_opened);
+    for Row { key, totals, own, peer } in rows.iter().filter(|row| row.totals.tcp.opened > 0) {
+        family.sample_of(own, [key.role], peer, [], totals.tcp.opened);
     }
 }
 
@@ -281,8 +281,8 @@ mod tests {
         for protocol in ["udp", traffic::UNIX] {
             assert_eq!(written(&key(protocol), &udp), key(protocol).samples(&udp).count());
         }
-        let counters = TcpEvents { established: 1, ..TcpEvents::default() };
-        let well = Totals { tcp_opened: 1, tcp: counters, ..Totals::default() };
+        let counters = TcpEvents { established: 1, opened: 1, ..TcpEvents::default() };
+        let well = Totals { tcp: counters, ..Totals::default() };
         let mut failures = [0; observer_common::tcp::FAILURES];
         failures[3] = 1;
         let unreachable = Totals { tcp: TcpEvents { failures, ..well.tcp }, ..well };
