@@ -36,6 +36,7 @@ pub mod podman;
 pub mod podsfile;
 pub mod process;
 pub mod relay;
+mod run_statistics;
 pub mod samples;
 mod stuck;
 pub mod sweep;

@@ -80,4 +80,6 @@ cases!(
     sockets_crossed,
     sockets_restart,
     run_queue,
+    program_runs,
+    program_runs_elsewhere,
 );

@@ -21,6 +21,7 @@ mod naming;
 mod oom;
 mod restart;
 mod runqueue;
+mod runs;
 mod selection;
 mod shared;
 mod sixty_four;
@@ -127,6 +128,8 @@ pub const CASES: &[Case] = &[
     Case { name: "sockets_crossed", body: sockets::sockets_crossed, both_tables: false },
     Case { name: "sockets_restart", body: sockets::sockets_restart, both_tables: false },
     Case { name: "run_queue", body: runqueue::run_queue, both_tables: false },
+    Case { name: "program_runs", body: runs::program_runs, both_tables: false },
+    Case { name: "program_runs_elsewhere", body: runs::program_runs_elsewhere, both_tables: false },
 ];
 
 impl Case {

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::{
     identity::Snapshot,
     kernel::{
-        EdgeTable, InterfaceHooks, Pins, interface,
+        EdgeTable, InterfaceHooks, Pins, Programs, interface,
         links::{self, HostLink},
     },
     metrics::{AgentMetrics, ProbeState, collectors::CountedWhere},
@@ -74,6 +74,11 @@ impl Interfaces {
                 None
             }
         }
+    }
+
+    /// The programs at interfaces.
+    pub(super) fn programs(&self) -> Programs {
+        self.hooks.programs()
     }
 
     /// Whether an interface counts for this cgroup.

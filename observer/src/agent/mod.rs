@@ -43,7 +43,7 @@ use crate::{
         AgentMetrics, BuildInfo, ProbeState, Registry,
         collectors::{
             AgentCollector, CountedWhere, DnsCollector, InfoCollector, NodeCollector, PodCollector, ProcessCollector,
-            ResourceCollector, TrafficCollector,
+            ProgramCollector, ResourceCollector, TrafficCollector,
         },
     },
     resources::{CgroupRoots, Endings, Ledger, PodReader, Reader, SharedReader, Store, raise_file_limit},
@@ -138,6 +138,10 @@ pub fn run(options: &RunOptions) -> anyhow::Result<()> {
             let wanted = by_packets && interfaces::wanted(&options.interface_handlers, has_v2);
             let interfaces =
                 Interfaces::start(&pins, &table, (&options.paths.procfs, wanted), &metrics, counted_where.clone());
+            let mut programs = kernel.attacher.programs();
+            programs.extend(interfaces.iter().flat_map(Interfaces::programs));
+            programs.extend(probes.take_programs());
+            registry.register(ProgramCollector::new(programs));
             Box::new(KernelHooks::new(
                 kernel.attacher,
                 pins,

@@ -17,7 +17,7 @@ use crate::{
     config::RunOptions,
     identity::Snapshot,
     kernel::{
-        EdgeTable, Pins,
+        EdgeTable, Pins, Programs,
         btf::{Btf, BtfError},
         probes::{self, ProbeError, oom, runqueue::RunQueueProbe, tcp, unix},
     },
@@ -59,6 +59,7 @@ pub(super) struct Probes {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     followers: Vec<Box<dyn Follower>>,
+    programs: Programs,
 }
 
 impl Probes {
@@ -80,12 +81,16 @@ impl Probes {
         tell(agent.metrics, OOM_PROBE, "OOM kills are not counted", oom);
         let drops = with(&btf, |btf| super::drops::start(pins, btf, &agent.options.paths.procfs));
         let drops = drops.inspect_err(|_| probes::drops::forget(pins)).map(|(collector, addresses)| {
+            probes.programs.push(collector.program());
             agent.registry.register(collector);
             probes.followers.push(Box::new(addresses));
         });
         tell(agent.metrics, DROPS_PROBE, "dropped packets are not counted", drops);
         let tcp = with(&btf, |btf| tcp::start(pins, btf, table));
-        let tcp = tcp.map(|misses| agent.registry.register(TcpMissesCollector::new(misses, Arc::clone(agent.metrics))));
+        let tcp = tcp.map(|(misses, programs)| {
+            probes.programs.extend(programs);
+            agent.registry.register(TcpMissesCollector::new(misses, Arc::clone(agent.metrics)));
+        });
         if tcp.is_err() {
             // Half of it would count ends without beginnings.
             tcp::forget(pins);
@@ -106,6 +111,7 @@ impl Probes {
             if unix.is_err() {
                 unix::forget(pins);
             }
+            let unix = unix.map(|programs| probes.programs.extend(programs));
             tell(agent.metrics, UNIX_PROBE, "bytes over Unix sockets are not counted", unix);
         } else {
             unix::forget(pins);
@@ -119,20 +125,27 @@ impl Probes {
         std::mem::take(&mut self.followers)
     }
 
+    /// The kernel programs that run.
+    pub(super) fn take_programs(&mut self) -> Programs {
+        std::mem::take(&mut self.programs)
+    }
+
     fn oom(
         &mut self,
-        (counts, events): (oom::OomCounts, oom::OomEvents),
+        (counts, events, programs): (oom::OomCounts, oom::OomEvents, Programs),
         agent: &Surroundings<'_>,
     ) -> Result<(), ProbeError> {
         let kills = Arc::new(Mutex::new(OomKills::new(counts)));
         let thread = oom_log::spawn(events, Arc::clone(&kills), Arc::clone(agent.snapshots), Arc::clone(&self.stop))
             .map_err(ProbeError::Thread)?;
         self.threads.push(thread);
+        self.programs.extend(programs);
         agent.registry.register(OomCollector::new(kills, Arc::clone(agent.metrics)));
         Ok(())
     }
 
     fn runqueue(&mut self, probe: RunQueueProbe, agent: &Surroundings<'_>) {
+        self.programs.push(Arc::clone(probe.program()));
         let queue = Arc::new(Mutex::new(RunQueue::new(probe)));
         self.followers.push(Box::new(Arc::clone(&queue)));
         agent.registry.register(RunQueueCollector::new(queue, Arc::clone(agent.metrics)));

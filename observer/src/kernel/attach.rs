@@ -5,18 +5,19 @@ use std::{
     io,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{
     Ebpf,
     maps::{HashMap, MapData},
-    programs::{CgroupAttachMode, CgroupSkbAttachType, ProgramError, ProgramFd, links::FdLink},
+    programs::{CgroupAttachMode, CgroupSkbAttachType, ProgramError, links::FdLink},
 };
 use observer_common::abi;
 use tracing::{debug, warn};
 
 use super::{
-    Accounting,
+    Accounting, Program, Programs,
     load::{LoadError, program},
     pins::Pins,
     sys,
@@ -29,7 +30,7 @@ struct Hook {
     name: &'static str,
     direction: &'static str,
     attach_type: CgroupSkbAttachType,
-    fd: ProgramFd,
+    program: Arc<Program>,
 }
 
 /// Attaches and detaches; knows nothing of pods.
@@ -99,9 +100,9 @@ impl Attacher {
         // Without them a cgroup is observed all the same: the programs that see sockets ask for it.
         for (name, direction, attach_type) in packets.into_iter().filter(|_| pins.accounting() == Accounting::Packets) {
             let refused = |source| LoadError::Program { name, source };
-            let fd = program(&mut ebpf, name)?.fd().map_err(refused)?.try_clone();
-            let fd = fd.map_err(|source| refused(source.into()))?;
-            hooks.push(Hook { name, direction, attach_type, fd });
+            let fd = program(&mut ebpf, name)?.fd().map_err(refused)?;
+            let program = Program::of(name, fd).map_err(|source| refused(source.into()))?;
+            hooks.push(Hook { name, direction, attach_type, program });
         }
         Ok(Self { ebpf, hooks, links: pins.links(), observed, met_processes: false })
     }
@@ -136,7 +137,7 @@ impl Attacher {
         let mut cgroup = None;
         for hook in &self.hooks {
             let path = self.pin(point.cgroup_id, hook.direction);
-            if sys::take_over(&path, hook.fd.as_fd()) {
+            if sys::take_over(&path, hook.program.as_fd()) {
                 continue;
             }
             let cgroup = match &cgroup {
@@ -155,6 +156,12 @@ impl Attacher {
         }
         debug!(cgroup = %point.path.display(), id = point.cgroup_id, "attached");
         Ok(())
+    }
+
+    /// The programs.
+    #[must_use]
+    pub fn programs(&self) -> Programs {
+        self.hooks.iter().map(|hook| Arc::clone(&hook.program)).collect()
     }
 
     /// Whether since the last question cgroups were attached to that had processes before.

@@ -9,13 +9,14 @@ use std::{
     fs, io,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{
     Ebpf,
     maps::{HashMap, MapData, MapError},
     programs::{
-        LinkOrder, ProgramError, ProgramFd, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::FdLink,
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
@@ -28,6 +29,7 @@ use observer_common::{
 use tracing::debug;
 
 use super::{
+    Program, Programs,
     edge_table::{EdgeTable, Sizes},
     links::{self, HostLink},
     load::ephemeral_min,
@@ -75,7 +77,7 @@ struct Hook {
     name: &'static str,
     direction: &'static str,
     attach_type: TcAttachType,
-    fd: ProgramFd,
+    program: Arc<Program>,
 }
 
 const HOOKS: [(&str, &str, TcAttachType); 2] =
@@ -154,8 +156,8 @@ impl InterfaceHooks {
             let refused = |source| ProbeError::Program { program: name, source };
             let program = program(&mut ebpf, name).map_err(refused)?;
             program.load().map_err(refused)?;
-            let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)?;
-            hooks.push(Hook { name, direction, attach_type, fd });
+            let program = program.fd().and_then(|fd| Ok(Program::of(name, fd)?)).map_err(refused)?;
+            hooks.push(Hook { name, direction, attach_type, program });
         }
         let cgroups = probes::take(&mut ebpf, maps::INTERFACES)?;
         let way = KernelVersion::current().map_or(Way::Clsact, Way::of);
@@ -180,6 +182,12 @@ impl InterfaceHooks {
             program(&mut ebpf, name).and_then(SchedClassifier::load).map_err(refused)?;
         }
         Ok(KernelVersion::current().map_or(Way::Clsact, Way::of))
+    }
+
+    /// The programs.
+    #[must_use]
+    pub fn programs(&self) -> Programs {
+        self.hooks.iter().map(|hook| Arc::clone(&hook.program)).collect()
     }
 
     /// How this kernel attaches.
@@ -224,7 +232,7 @@ impl InterfaceHooks {
     fn attach_links(&mut self, interface: &HostLink) -> Result<(), InterfaceError> {
         for hook in &self.hooks {
             let path = pin(&self.pins, interface.index, hook.direction);
-            if sys::take_over(&path, hook.fd.as_fd()) {
+            if sys::take_over(&path, hook.program.as_fd()) {
                 continue;
             }
             let refused =

@@ -9,6 +9,7 @@ pub mod dns;
 mod dns_clients;
 pub mod edge_table;
 pub mod ended;
+pub mod fdinfo;
 pub mod interface;
 pub mod links;
 pub mod load;
@@ -17,6 +18,7 @@ mod mapping;
 pub mod names;
 pub mod pins;
 pub mod probes;
+pub mod program;
 mod sys;
 pub(crate) mod text;
 
@@ -35,3 +37,4 @@ pub use observer_common::{
     tcp::SAMPLE_EVERY as RTT_SAMPLE_EVERY,
 };
 pub use pins::{PinError, Pins};
+pub use program::{Program, Programs};

@@ -272,6 +272,10 @@ catalogue! {
             "Cgroups to which hooks could not be attached. The log names each.";
         AGENT_SOURCE_ERRORS: Counter, Count, "observer_agent_source_errors_total", ["source"],
             "Errors while reading a source of facts. The log names each.";
+        AGENT_PROGRAM_RUN_SECONDS: Counter, Seconds, "observer_agent_program_run_seconds_total", ["program"],
+            "How long a kernel program of the agent has run since it was loaded, on all CPUs together, while the kernel's BPF statistics were switched on (kernel.bpf_stats_enabled); absent before they are. program is its name, of which `bpftool prog show` has the first 15 characters.";
+        AGENT_PROGRAM_RUNS: Counter, Count, "observer_agent_program_runs_total", ["program"],
+            "How often a kernel program of the agent has run since it was loaded, while the kernel's BPF statistics were switched on; absent before they are.";
         PROCESS_CPU: Counter, Seconds, "process_cpu_seconds_total", NONE,
             "User and system CPU time of the agent.";
         PROCESS_RESIDENT_MEMORY: Gauge, Bytes, "process_resident_memory_bytes", NONE,

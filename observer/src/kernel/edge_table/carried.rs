@@ -5,23 +5,22 @@
 //! ends in between is missing in this reading, and never in it twice. The numbers of connections that began and ended tell
 //! whether one did; then all is read again, and the larger one is nearer to the truth, because neither is above it.
 
-use std::{collections::HashMap, io, os::fd::AsFd};
+use std::{collections::HashMap, io, os::fd::AsFd, sync::Arc};
 
-use aya::programs::ProgramFd;
 use observer_common::{
     sockets::{Asked, BATCH},
     tcp::Payload,
 };
 use tracing::warn;
 
-use super::{super::mapping::Mapping, super::sys, EdgeReading, EdgeTable, Slot};
+use super::{super::Program, super::mapping::Mapping, super::sys, EdgeReading, EdgeTable, Slot};
 
 /// How often all is read, at most, while connections end in between.
 const PASSES: usize = 3;
 
 /// Reads live connections.
 pub(in crate::kernel) struct Carried {
-    program: ProgramFd,
+    program: Arc<Program>,
     asked: Mapping<Asked>,
     /// A counter must not go back, and what is missing comes with the next reading.
     shown: Shown,
@@ -40,7 +39,7 @@ struct Living {
 
 impl Carried {
     /// Reads connections with the program, which answers in `asked`.
-    pub(in crate::kernel) fn new(program: ProgramFd, asked: Mapping<Asked>) -> Self {
+    pub(in crate::kernel) fn new(program: Arc<Program>, asked: Mapping<Asked>) -> Self {
         Self { program, asked, shown: HashMap::new(), failed: false }
     }
 

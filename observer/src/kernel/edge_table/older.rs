@@ -8,21 +8,23 @@ use std::{
     collections::{HashMap, HashSet},
     io::{self, Read},
     os::fd::AsFd,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
-use aya::programs::ProgramFd;
 use observer_common::older::{Adopted, LISTEN, Open};
 
-use super::{super::sys, EdgeTable, lock};
+use super::{super::Program, super::sys, EdgeTable, lock};
 
 /// How often a socket is asked that something happens to.
 const TRIES: usize = 200;
 
 /// The programs that find and follow them.
 pub(in crate::kernel) struct Older {
-    open: ProgramFd,
-    adopt: ProgramFd,
+    open: Arc<Program>,
+    adopt: Arc<Program>,
     refused: Refused,
 }
 
@@ -52,7 +54,7 @@ impl EdgeTable {
 
 impl Older {
     /// With the iterator over open files, and the program that begins to follow a connection.
-    pub(in crate::kernel) fn new(open: ProgramFd, adopt: ProgramFd) -> Self {
+    pub(in crate::kernel) fn new(open: Arc<Program>, adopt: Arc<Program>) -> Self {
         Self { open, adopt, refused: Refused::default() }
     }
 

@@ -7,8 +7,8 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io,
-    os::fd::OwnedFd,
     path::PathBuf,
+    sync::Arc,
 };
 
 use aya::{
@@ -18,8 +18,9 @@ use aya::{
 use observer_common::drops::{DropCount, DropKey, Loss, NO_REASON, flags, globals, maps, programs};
 
 use self::entries::DropsMap;
-use super::{ProbeError, fdinfo, load, succession::raw_tracepoint, take};
+use super::{ProbeError, load, succession::raw_tracepoint, take};
 use crate::kernel::{
+    Program,
     btf::{Btf, BtfError},
     pins::Pins,
     sys,
@@ -100,7 +101,7 @@ pub struct DropLosses {
 pub struct DropsProbe {
     drops: DropsMap,
     losses: Array<MapData, u64>,
-    program: OwnedFd,
+    program: Arc<Program>,
     reasons: Reasons,
 }
 
@@ -159,8 +160,14 @@ impl DropsProbe {
             unspecified: of(Loss::Unspecified)?,
             no_owner: of(Loss::NoOwner)?,
             table_full: of(Loss::TableFull)?,
-            interrupted: fdinfo::read(&self.program, "recursion_misses").ok().flatten(),
+            interrupted: self.program.told().ok().and_then(|told| told.misses),
         })
+    }
+
+    /// The program.
+    #[must_use]
+    pub const fn program(&self) -> &Arc<Program> {
+        &self.program
     }
 
     /// The names of reasons.
@@ -311,11 +318,11 @@ struct Left;
 impl Left {
     /// The program, when it is the same as this agent's and counts into the maps that are pinned. Else all that is left
     /// of it goes.
-    fn find(pins: &Pins, constants: &Constants) -> Option<OwnedFd> {
+    fn find(pins: &Pins, constants: &Constants) -> Option<Arc<Program>> {
         let [link, program] = constants.pins(pins);
         let whole = maps::PINNED.iter().all(|map| pins.map(map).exists());
         match sys::obj_get(&program) {
-            Ok(fd) if whole && sys::obj_get(&link).is_ok() => Some(fd),
+            Ok(fd) if whole && sys::obj_get(&link).is_ok() => Some(Program::from_fd(programs::DROP.0, fd)),
             _ => {
                 Self::remove(pins);
                 None
@@ -337,7 +344,7 @@ impl Left {
     }
 }
 
-fn attach(ebpf: &mut aya::Ebpf, pins: &Pins, constants: &Constants) -> Result<OwnedFd, ProbeError> {
+fn attach(ebpf: &mut aya::Ebpf, pins: &Pins, constants: &Constants) -> Result<Arc<Program>, ProbeError> {
     let (program, tracepoint) = programs::DROP;
     let refused = |source| ProbeError::Program { program, source };
     let [link_path, program_path] = constants.pins(pins);
@@ -348,7 +355,8 @@ fn attach(ebpf: &mut aya::Ebpf, pins: &Pins, constants: &Constants) -> Result<Ow
     let id = point.attach(tracepoint).map_err(refused)?;
     let link = FdLink::from(point.take_link(id).map_err(refused)?);
     link.pin(&link_path).map(drop::<PinnedLink>).map_err(|error| pin(&link_path, io::Error::other(error)))?;
-    sys::obj_get(&program_path).map_err(|error| pin(&program_path, error))
+    let fd = sys::obj_get(&program_path).map_err(|error| pin(&program_path, error))?;
+    Ok(Program::from_fd(program, fd))
 }
 
 /// Ends what an earlier agent left, for one that cannot run the probe.

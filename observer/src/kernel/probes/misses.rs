@@ -4,17 +4,16 @@
 //! kernel/trace/bpf_trace.c): where an interrupt comes while it runs and leads to the same tracepoint on the same CPU,
 //! that event is passed over, and the program's `recursion_misses` grows. Older kernels run it.
 
-use std::{io, os::fd::AsFd};
+use std::io;
 
-use aya::programs::{ProgramFd, links::FdLink, links::PinnedLink, loaded_programs};
+use aya::programs::{links::FdLink, links::PinnedLink, loaded_programs};
 
-use super::fdinfo;
-use crate::kernel::pins::Pins;
+use crate::kernel::{Program, Programs, pins::Pins};
 
 /// Programs whose passed-over events are counted.
 #[derive(Debug, Default)]
 pub struct Misses {
-    programs: Vec<ProgramFd>,
+    programs: Programs,
     /// Of programs that ran before these.
     before: u64,
 }
@@ -22,7 +21,7 @@ pub struct Misses {
 impl Misses {
     /// Of these programs, and so many of earlier ones.
     #[must_use]
-    pub(super) const fn new(programs: Vec<ProgramFd>, before: u64) -> Self {
+    pub(super) const fn new(programs: Programs, before: u64) -> Self {
         Self { programs, before }
     }
 
@@ -30,14 +29,13 @@ impl Misses {
     /// they are attached no more. One that cannot be found is left out.
     #[must_use]
     pub(super) fn pinned(pins: &Pins, names: &[(&'static str, &'static str)]) -> Self {
-        let ids: Vec<u32> = names
-            .iter()
-            .filter_map(|(name, _)| PinnedLink::from_pin(pins.probe(name)).ok())
-            .filter_map(|link| FdLink::from(link).info().ok())
-            .map(|link| link.program_id())
-            .collect();
-        let programs = loaded_programs().flatten().filter(|program| ids.contains(&program.id()));
-        Self::new(programs.filter_map(|program| program.fd().ok()).collect(), 0)
+        let pinned = |name| Some(FdLink::from(PinnedLink::from_pin(pins.probe(name)).ok()?).info().ok()?.program_id());
+        let ids: Vec<(u32, &'static str)> = names.iter().filter_map(|(name, _)| Some((pinned(name)?, *name))).collect();
+        let named = loaded_programs().flatten().filter_map(|program| {
+            let (_, name) = ids.iter().find(|(id, _)| *id == program.id())?;
+            Program::of(name, &program.fd().ok()?).ok()
+        });
+        Self::new(named.collect(), 0)
     }
 
     /// How many events were passed over, whatever they were. `None` on a kernel that does not count them (before 5.12).
@@ -48,7 +46,7 @@ impl Misses {
     pub fn total(&self) -> io::Result<Option<u64>> {
         let mut total = self.before;
         for program in &self.programs {
-            let Some(misses) = fdinfo::read(&program.as_fd(), "recursion_misses")? else { return Ok(None) };
+            let Some(misses) = program.told()?.misses else { return Ok(None) };
             total += misses;
         }
         Ok(Some(total))

@@ -6,7 +6,6 @@
 //! the offsets of kernel fields from [`Btf`](super::btf::Btf).
 
 pub mod drops;
-pub mod fdinfo;
 mod misses;
 pub mod oom;
 pub mod runqueue;

@@ -9,7 +9,7 @@ use aya::maps::{HashMap, MapData, MapError, RingBuf};
 use observer_common::oom::{Carried, Kill, NO_ROOM, Place, globals, maps, programs};
 
 use super::{ProbeError, Successor, load, take};
-use crate::kernel::{btf::Btf, pins::Pins};
+use crate::kernel::{Programs, btf::Btf, pins::Pins};
 
 /// The object file. Empty when the build had no toolchain for it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/oom"));
@@ -56,7 +56,7 @@ pub struct OomEvents(RingBuf<MapData>);
 /// # Errors
 ///
 /// See [`ProbeError`].
-pub fn start(pins: &Pins, btf: &Btf) -> Result<(OomCounts, OomEvents), ProbeError> {
+pub fn start(pins: &Pins, btf: &Btf) -> Result<(OomCounts, OomEvents, Programs), ProbeError> {
     let offsets =
         OFFSETS.iter().map(|(_, structure, field)| btf.offset(structure, field)).collect::<Result<Vec<u32>, _>>()?;
     let is_task = u8::from(btf.tracepoint_argument_is_pointer(programs::MARK.1, 0) == Some(true));
@@ -68,11 +68,12 @@ pub fn start(pins: &Pins, btf: &Btf) -> Result<(OomCounts, OomEvents), ProbeErro
     })?;
     let mut counts = OomCounts { kills: take(&mut ebpf, maps::KILLS)?, carried: take(&mut ebpf, maps::CARRIED)? };
     counts.resume().map_err(|source| ProbeError::Map { map: maps::KILLS, source })?;
+    let mut running = Vec::new();
     for program in programs::ALL {
         // Maps and programs are the same for all agents: both would count.
-        Successor::attach(&mut ebpf, pins, program)?.succeed()?;
+        running.push(Successor::attach(&mut ebpf, pins, program)?.succeed()?);
     }
-    Ok((counts, OomEvents(take(&mut ebpf, maps::EVENTS)?)))
+    Ok((counts, OomEvents(take(&mut ebpf, maps::EVENTS)?), running))
 }
 
 impl OomCounts {

@@ -1,6 +1,6 @@
 //! The run-queue probe: waits by slot, and which cgroup has which slot.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, sync::Arc};
 
 use aya::{
     Ebpf,
@@ -10,7 +10,7 @@ use aya::{
 use observer_common::runqueue::{BUCKETS, PROGRAM, SLOTS, Waits, globals, maps};
 
 use super::{ProbeError, take};
-use crate::kernel::{btf::Btf, mapping::Mapping};
+use crate::kernel::{Program, btf::Btf, mapping::Mapping};
 
 /// The object file. Empty when the build had no toolchain for it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/runqueue"));
@@ -35,6 +35,7 @@ pub struct RunQueueProbe {
     observed: HashMap<MapData, u64, u32>,
     waits: Mapping<Waits>,
     cpus: u32,
+    program: Arc<Program>,
     _ebpf: Ebpf,
 }
 
@@ -88,7 +89,14 @@ impl RunQueueProbe {
             ebpf.program_mut(program).ok_or_else(|| refused(ProgramError::NotLoaded))?.try_into().map_err(refused)?;
         point.load(tracepoint, &types).map_err(refused)?;
         point.attach().map_err(refused)?;
-        Ok(Self { observed, waits, cpus, _ebpf: ebpf })
+        let program = point.fd().and_then(|fd| Ok(Program::of(program, fd)?)).map_err(refused)?;
+        Ok(Self { observed, waits, cpus, program, _ebpf: ebpf })
+    }
+
+    /// The program.
+    #[must_use]
+    pub const fn program(&self) -> &Arc<Program> {
+        &self.program
     }
 
     /// Counts the threads of a cgroup in a slot from now on.

@@ -1,11 +1,10 @@
 //! The TCP probe's part for `--traffic.accounting=sockets`: payload from the sockets' own counters.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, sync::Arc};
 
 use aya::{
     EbpfLoader,
     maps::{Map, MapError},
-    programs::ProgramFd,
 };
 use observer_common::{
     sockets::{BATCH, globals, maps, programs},
@@ -14,6 +13,7 @@ use observer_common::{
 
 use super::{ProbeError, Successor, load, succession::loaded, tcp::Types};
 use crate::kernel::{
+    Program,
     btf::{Btf, BtfError},
     edge_table::{Carried, EdgeTable},
     mapping::Mapping,
@@ -44,15 +44,24 @@ impl Offsets {
     }
 }
 
-/// Loads the programs, attaches the one for state changes and lets the table read the answers of the one that reads. Gives the
-/// one that begins to follow a connection, too. `configure` sets what this object shares with the TCP probe's.
+/// What runs.
+pub(super) struct Started {
+    /// The program for state changes, which is attached.
+    pub(super) states: Successor,
+    /// The one that reads.
+    pub(super) read: Arc<Program>,
+    /// The one that begins to follow a connection.
+    pub(super) adopt: Arc<Program>,
+}
+
+/// Loads the programs, attaches the one for state changes and lets the table read the answers of the one that reads. `configure` sets what this object shares with the TCP probe's.
 pub(super) fn start<'a>(
     pins: &Pins,
     table: &EdgeTable,
     offsets: &'a Offsets,
     types: &Types,
     configure: impl FnOnce(&mut EbpfLoader<'a>),
-) -> Result<(Successor, ProgramFd), ProbeError> {
+) -> Result<Started, ProbeError> {
     let pinned: Vec<&str> = tcp::maps::SHARED.into_iter().chain(maps::PINNED).collect();
     let mut ebpf = load(OBJECT, pins, &pinned, |loader| {
         configure(loader);
@@ -70,9 +79,9 @@ pub(super) fn start<'a>(
         }
     };
     let adopt = loaded(&mut ebpf, programs::ADOPT)?;
-    let (successor, _) = types.follow_states(&mut ebpf, pins, PROGRAMS)?;
-    table.carry(Carried::new(read, asked));
-    Ok((successor, adopt))
+    let (states, _) = types.follow_states(&mut ebpf, pins, PROGRAMS)?;
+    table.carry(Carried::new(Arc::clone(&read), asked));
+    Ok(Started { states, read, adopt })
 }
 
 /// Ends what an earlier agent left.

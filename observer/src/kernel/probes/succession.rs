@@ -3,21 +3,21 @@
 //! The earlier ones go on until the new ones count: no event may find neither. For a moment both run, so a map says whose
 //! turn it is.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use aya::{
     Ebpf,
-    programs::{BtfTracePoint, ProgramError, ProgramFd, RawTracePoint, links::FdLink},
+    programs::{BtfTracePoint, ProgramError, RawTracePoint, links::FdLink},
 };
 
 use super::ProbeError;
-use crate::kernel::pins::Pins;
+use crate::kernel::{Program, pins::Pins};
 
 /// A program that is attached beside that of an earlier agent.
 #[must_use]
 pub(super) struct Successor {
     /// The program.
-    pub(super) program: ProgramFd,
+    pub(super) program: Arc<Program>,
     pin: PathBuf,
     next: PathBuf,
 }
@@ -30,10 +30,10 @@ impl Successor {
         (program, tracepoint): (&'static str, &str),
     ) -> Result<Self, ProbeError> {
         let refused = |source| ProbeError::Program { program, source };
-        let fd = loaded(ebpf, program)?;
+        let running = loaded(ebpf, program)?;
         let point = raw_tracepoint(ebpf, program)?;
         let id = point.attach(tracepoint).map_err(refused)?;
-        Self::pin(fd, point.take_link(id).map_err(refused)?.into(), pins, program)
+        Self::pin(running, point.take_link(id).map_err(refused)?.into(), pins, program)
     }
 
     /// The same for a program that is loaded with the kernel's types.
@@ -49,10 +49,11 @@ impl Successor {
         point.load(tracepoint, types).map_err(refused)?;
         let id = point.attach().map_err(refused)?;
         let link = point.take_link(id).map_err(refused)?.into();
-        Self::pin(point.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)?, link, pins, program)
+        let running = point.fd().and_then(|fd| Ok(Program::of(program, fd)?)).map_err(refused)?;
+        Self::pin(running, link, pins, program)
     }
 
-    fn pin(program: ProgramFd, link: FdLink, pins: &Pins, name: &str) -> Result<Self, ProbeError> {
+    fn pin(program: Arc<Program>, link: FdLink, pins: &Pins, name: &str) -> Result<Self, ProbeError> {
         let pin = pins.probe(name);
         let next = pins.probe(&next_of(name));
         // One that an agent left which was killed before `succeed`: it may be the one that counts.
@@ -64,7 +65,7 @@ impl Successor {
     }
 
     /// This program counts now: the earlier one ends. It goes on when the agent ends.
-    pub(super) fn succeed(self) -> Result<ProgramFd, ProbeError> {
+    pub(super) fn succeed(self) -> Result<Arc<Program>, ProbeError> {
         let Self { program, pin, next } = self;
         fs::rename(&next, &pin).map_err(|source| ProbeError::Pin { path: pin, source })?;
         Ok(program)
@@ -80,17 +81,17 @@ pub(super) fn forget(pins: &Pins, programs: &[(&str, &str)]) {
     }
 }
 
-/// The descriptor of a program of a raw tracepoint, loaded if it is not yet.
-pub(super) fn loaded(ebpf: &mut Ebpf, program: &'static str) -> Result<ProgramFd, ProbeError> {
+/// A program of a raw tracepoint, loaded if it is not yet.
+pub(super) fn loaded(ebpf: &mut Ebpf, program: &'static str) -> Result<Arc<Program>, ProbeError> {
     let refused = |source| ProbeError::Program { program, source };
     let point = raw_tracepoint(ebpf, program)?;
     if point.fd().is_err() {
         point.load().map_err(refused)?;
     }
-    point.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)
+    point.fd().and_then(|fd| Ok(Program::of(program, fd)?)).map_err(refused)
 }
 
-/// A program of a raw tracepoint.
+/// The same as the object file has it.
 pub(super) fn raw_tracepoint<'a>(
     ebpf: &'a mut Ebpf,
     program: &'static str,

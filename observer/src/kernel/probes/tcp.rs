@@ -1,9 +1,11 @@
 //! The TCP probe: fills the rows of [`TcpCounters`](observer_common::tcp::TcpCounters) that the edge table reads.
 
+use std::sync::Arc;
+
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, MapError},
-    programs::{Iter, ProgramError, ProgramFd},
+    programs::{Iter, ProgramError},
 };
 use observer_common::{
     abi::maps::{EDGES, FREE_SLOTS, ROWS},
@@ -17,7 +19,7 @@ use super::{Misses, ProbeError, Successor, load, sockets, succession::loaded, ta
 use crate::{
     clock,
     kernel::{
-        Accounting,
+        Accounting, Program, Programs,
         btf::{Btf, BtfError},
         edge_table::{EdgeTable, Older, Sizes},
         pins::Pins,
@@ -100,12 +102,12 @@ fn check_tracepoints(btf: &Btf) -> Result<(), BtfError> {
 /// Loads the programs and attaches them. They go on when the agent ends; those of an earlier agent count until the moment
 /// when these do.
 ///
-/// The maps are those of `table`, which are pinned already.
+/// The maps are those of `table`, which are pinned already. Gives what the programs were not run for, and all of them.
 ///
 /// # Errors
 ///
 /// See [`ProbeError`].
-pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<Misses, ProbeError> {
+pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<(Misses, Programs), ProbeError> {
     check_tracepoints(btf)?;
     let offsets = Offsets::of(btf)?;
     // No two agents start in the same nanosecond since boot: they hold a lock, and pins end with the machine. The wall
@@ -120,13 +122,16 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<Misses, ProbeE
     let types = Types::of_this_kernel();
     let mut successors = Vec::new();
     let mut unused = None;
+    // Attached nowhere, run by the agent.
+    let mut called = Vec::new();
     let adopt;
     if pins.accounting() == Accounting::Sockets {
         let more = sockets::Offsets::of(btf)?;
         let shared = |loader: &mut _| configure(loader, &offsets.shared, &generation, sizes);
-        let (states, program) = sockets::start(pins, table, &more, &types, shared)?;
-        successors.push(states);
-        adopt = Ok(program);
+        let started = sockets::start(pins, table, &more, &types, shared)?;
+        successors.push(started.states);
+        called.push(started.read);
+        adopt = Ok(started.adopt);
     } else {
         let (states, other) = types.follow_states(&mut ebpf, pins, [programs::CHANGE, programs::STATE])?;
         successors.push(states);
@@ -141,14 +146,17 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<Misses, ProbeE
     let running = successors.into_iter().map(Successor::succeed).collect::<Result<Vec<_>, _>>()?;
     super::forget(pins, unused.as_slice());
     // Only now, when their ends are seen for sure.
-    match adopt.and_then(|adopt| Ok(Older::new(types.iterator(&mut ebpf, older::programs::OPEN, "task_file")?, adopt)))
-    {
-        Ok(older) => table.meet(older),
+    match adopt.and_then(|adopt| Ok((types.iterator(&mut ebpf, older::programs::OPEN, "task_file")?, adopt))) {
+        Ok((open, adopt)) => {
+            called.extend([Arc::clone(&open), Arc::clone(&adopt)]);
+            table.meet(Older::new(open, adopt));
+        }
         Err(error) => warn!("connections that are older than the agent are not counted: {error}"),
     }
     // Where procfs cannot be read, the collector will say so.
     let missed = earlier.total().ok().flatten().unwrap_or_default();
-    Ok(Misses::new(running, table.lose(Loss::TcpMissed, missed)))
+    let programs = running.iter().cloned().chain(called).collect();
+    Ok((Misses::new(running, table.lose(Loss::TcpMissed, missed)), programs))
 }
 
 /// The kernel's types, for programs that are loaded with them.
@@ -183,12 +191,12 @@ impl Types {
     }
 
     /// Loads an iterator over what the kernel calls `over`.
-    fn iterator(&self, ebpf: &mut Ebpf, program: &'static str, over: &str) -> Result<ProgramFd, ProbeError> {
+    fn iterator(&self, ebpf: &mut Ebpf, program: &'static str, over: &str) -> Result<Arc<Program>, ProbeError> {
         let refused = |source| ProbeError::Program { program, source };
         let missing = || refused(ProgramError::NotLoaded);
         let iterator: &mut Iter = ebpf.program_mut(program).ok_or_else(missing)?.try_into().map_err(refused)?;
         iterator.load(over, self.get()?).map_err(refused)?;
-        iterator.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(refused)
+        iterator.fd().and_then(|fd| Ok(Program::of(program, fd)?)).map_err(refused)
     }
 }
 

@@ -16,6 +16,7 @@ use super::{ProbeError, Successor, load, take};
 use crate::{
     clock,
     kernel::{
+        Programs,
         btf::{Btf, BtfError},
         edge_table::{EdgeTable, Sizes},
         pins::Pins,
@@ -52,7 +53,7 @@ fn offsets(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
 /// # Errors
 ///
 /// See [`ProbeError`]; kernels before 6.3 do not have the tracepoints.
-pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<(), ProbeError> {
+pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<Programs, ProbeError> {
     for (_, tracepoint) in programs::ALL {
         if btf.tracepoint_argument_count(tracepoint).is_none_or(|count| count < 3) {
             let structure = format!("tracepoint {tracepoint}");
@@ -69,7 +70,7 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<(), ProbeError
     let successors = programs::ALL.into_iter().map(follow).collect::<Result<Vec<_>, _>>()?;
     let mut owner: Array<MapData, u64> = take(&mut ebpf, maps::OWNER)?;
     owner.set(0, generation, 0).map_err(|source| ProbeError::Map { map: maps::OWNER, source })?;
-    successors.into_iter().try_for_each(|successor| successor.succeed().map(drop))
+    successors.into_iter().map(Successor::succeed).collect()
 }
 
 /// Ends the programs, or what an earlier agent left of them.

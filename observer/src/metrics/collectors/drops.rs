@@ -1,12 +1,15 @@
 //! Packets that the kernel dropped: reads the probe, attributes, writes series.
 
-use std::{collections::HashMap, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use anyhow::Context;
 
 use crate::{
     identity::Snapshot,
-    kernel::probes::drops::{DropLosses, DropsProbe, Reasons},
+    kernel::{
+        Program,
+        probes::drops::{DropLosses, DropsProbe, Reasons},
+    },
     metrics::{Collect, Direction, Exposition, catalogue as c},
     traffic::{self, DropMemory, Drops, NodeFacts},
 };
@@ -23,6 +26,12 @@ impl DropCollector {
     #[must_use]
     pub fn new(probe: DropsProbe, node: NodeFacts) -> Self {
         Self { probe, node, memory: DropMemory::default() }
+    }
+
+    /// The probe's program.
+    #[must_use]
+    pub fn program(&self) -> Arc<Program> {
+        Arc::clone(self.probe.program())
     }
 }
 
