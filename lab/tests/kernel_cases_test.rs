@@ -32,6 +32,7 @@ cases!(
     icmp,
     raw_protocols,
     many_peers,
+    named_peers,
     idle_peers,
     sixty_four,
     one_socket,
@@ -79,5 +80,7 @@ cases!(
     sockets_waiting,
     sockets_crossed,
     sockets_restart,
+    sockets_named_peers,
+    sockets_reused,
     run_queue,
 );
