@@ -158,11 +158,12 @@ impl Netlink {
             .with_context(|| format!("adding the default route via {gateway}"))
     }
 
-    /// Sends an IPv4 network to a gateway.
-    pub async fn add_route_v4(&self, index: u32, (network, prefix): (Ipv4Addr, u8), gateway: Ipv4Addr) -> Result<()> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+    /// Sends a network to a gateway.
+    pub async fn add_route(&self, index: u32, (network, prefix): (IpAddr, u8), gateway: IpAddr) -> Result<()> {
+        let route = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(network, prefix)
-            .gateway(gateway)
+            .and_then(|route| route.gateway(gateway))
+            .with_context(|| format!("{network}/{prefix} via {gateway} is no route"))?
             .output_interface(index)
             .build();
         self.handle
@@ -173,10 +174,11 @@ impl Netlink {
             .with_context(|| format!("adding the route to {network}/{prefix} via {gateway}"))
     }
 
-    /// Makes every address of an IPv4 network one of this namespace's own.
-    pub async fn add_local_v4(&self, (network, prefix): (Ipv4Addr, u8)) -> Result<()> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+    /// Makes every address of a network one of this namespace's own.
+    pub async fn add_local(&self, (network, prefix): (IpAddr, u8)) -> Result<()> {
+        let route = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(network, prefix)
+            .with_context(|| format!("{network}/{prefix} is no network"))?
             .output_interface(LOOPBACK)
             .table_id(libc::RT_TABLE_LOCAL.into())
             .kind(RouteType::Local)

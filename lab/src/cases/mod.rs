@@ -17,6 +17,7 @@ mod interface;
 mod localhost;
 mod many_peers;
 mod moves;
+mod named_peers;
 mod naming;
 mod oom;
 mod restart;
@@ -80,6 +81,7 @@ pub const CASES: &[Case] = &[
     Case { name: "icmp", body: between_pods::icmp, both_tables: true },
     Case { name: "raw_protocols", body: between_pods::raw_protocols, both_tables: true },
     Case { name: "many_peers", body: many_peers::many_peers, both_tables: true },
+    Case { name: "named_peers", body: named_peers::named_peers, both_tables: true },
     Case { name: "idle_peers", body: idle_peers::idle_peers, both_tables: false },
     Case { name: "sixty_four", body: sixty_four::sixty_four, both_tables: true },
     Case { name: "one_socket", body: datagrams::one_socket, both_tables: false },
@@ -127,6 +129,8 @@ pub const CASES: &[Case] = &[
     Case { name: "sockets_waiting", body: sockets::sockets_waiting, both_tables: false },
     Case { name: "sockets_crossed", body: sockets::sockets_crossed, both_tables: false },
     Case { name: "sockets_restart", body: sockets::sockets_restart, both_tables: false },
+    Case { name: "sockets_named_peers", body: named_peers::sockets_named_peers, both_tables: true },
+    Case { name: "sockets_reused", body: sockets::sockets_reused, both_tables: false },
     Case { name: "run_queue", body: runqueue::run_queue, both_tables: false },
     Case { name: "program_runs", body: runs::program_runs, both_tables: false },
     Case { name: "program_runs_elsewhere", body: runs::program_runs_elsewhere, both_tables: false },

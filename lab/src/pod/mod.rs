@@ -267,10 +267,11 @@ impl Pod {
     }
 
     /// Sends a network of addresses from this pod to another one, which takes all of them for its own.
-    pub fn route(&self, network: (Ipv4Addr, u8), to: &Self) -> Result<()> {
-        to.netns.run(|| with_netlink(async |netlink| netlink.add_local_v4(network).await))?;
-        let gateway = to.ipv4();
-        self.netns.run(|| with_netlink(async |netlink| netlink.add_route_v4(POD_INDEX, network, gateway).await))
+    pub fn route(&self, (network, prefix): (impl Into<IpAddr>, u8), to: &Self) -> Result<()> {
+        let network = (network.into(), prefix);
+        to.netns.run(|| with_netlink(async |netlink| netlink.add_local(network).await))?;
+        let gateway = if network.0.is_ipv4() { to.ipv4().into() } else { to.ipv6().into() };
+        self.netns.run(|| with_netlink(async |netlink| netlink.add_route(POD_INDEX, network, gateway).await))
     }
 
     /// Gives the pod one more address.

@@ -1,5 +1,7 @@
 //! Traffic counted by sockets: the payload of every connection, to the byte, at both of its ends.
 
+mod reused;
+
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,8 @@ use crate::actor::{Command, Fault, ServeMode};
 use crate::agent::Agent;
 use crate::pod::{Pod, PodSpec};
 use crate::samples::Samples;
+
+pub(super) use reused::sockets_reused;
 
 const PAYLOAD: &str = "observer_tcp_payload_bytes_total";
 const OPENED: &str = "observer_tcp_connections_opened_total";
@@ -42,7 +46,11 @@ impl Scene {
     }
 
     fn agent(&self) -> Result<Agent> {
-        let agent = self.stage.agent_with(None, &MODE)?;
+        self.agent_with(&[])
+    }
+
+    fn agent_with(&self, more: &[&str]) -> Result<Agent> {
+        let agent = self.stage.agent_with(None, &[&MODE, more].concat())?;
         let samples = wait_for_pods(&agent, &[HERE, THERE])?;
         let state = samples.get("observer_agent_probe_state", &[("probe", "tcp"), ("state", "ok")]);
         ensure!(state == Some(1.0), "the probe does not run; the agent's log:\n{}", agent.log());
