@@ -161,10 +161,9 @@ pub fn closed<S: Carries>(socket: S) {
 /// What a socket had counted when the agent came, which is not needed any more.
 #[inline(always)]
 fn take_base(sk: u64) -> Base {
-    let base = payload::base(sk);
-    if base != Base::default() {
-        let _ = SOCKET_BASES.remove(sk);
-    }
+    let Some(base) = payload::base(sk) else { return Base::default() };
+    // One that is all zeros, too: it takes a place.
+    let _ = SOCKET_BASES.remove(sk);
     base
 }
 

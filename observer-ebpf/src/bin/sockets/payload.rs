@@ -120,14 +120,14 @@ fn has_ended(sk: u64) -> u64 {
     flags >> SOCK_DONE & 1
 }
 
-/// What a socket had counted when the agent came.
+/// What a socket had counted when the agent came, if it is older.
 #[inline(always)]
-pub fn base(sk: u64) -> Base {
+pub fn base(sk: u64) -> Option<Base> {
     if SOCKETS_OLDER.get(0).is_none_or(|older| *older == 0) {
-        return Base::default();
+        return None;
     }
     // SAFETY: the value is copied at once; nobody changes it while it is there.
-    unsafe { SOCKET_BASES.get(sk) }.copied().unwrap_or_default()
+    unsafe { SOCKET_BASES.get(sk) }.copied()
 }
 
 /// The row of a slot.

@@ -1,6 +1,6 @@
 //! What live connections have carried so far. It is read and told, and nothing is changed by it.
 
-use observer_common::sockets::{BATCH, Base};
+use observer_common::sockets::BATCH;
 
 use crate::{live, own::SOCKETS_ASKED, payload, slot::NONE};
 
@@ -25,7 +25,7 @@ fn one(index: u32) -> u32 {
     let before = slot_of(sk);
     // A line is never that of a connection that is older than the agent. A base that lies there all the same is an earlier
     // socket's, whose end was missed or not followed any more.
-    let base = if live::is_in_line(sk) { Base::default() } else { payload::base(sk) };
+    let base = if live::is_in_line(sk) { None } else { payload::base(sk) }.unwrap_or_default();
     let (all, _) = payload::while_busy(sk);
     let slot = slot_of(sk);
     // SAFETY: as above.
