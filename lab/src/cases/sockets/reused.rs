@@ -13,6 +13,8 @@ use crate::pod::{Pod, PodSpec};
 
 /// What an older connection has carried each way before anybody counts.
 const BEFORE: u64 = 3_001;
+/// Older connections that carry nothing: that is kept, too, and must go with them.
+const SILENT: usize = 5;
 /// Pods of this namespace are selected at first, and not any more later.
 const LEFT: &str = "left";
 /// How often new connections are opened until one has an address that matters.
@@ -29,12 +31,16 @@ pub fn sockets_reused(scale: Scale, _: Option<u32>) -> Result<()> {
     // IPv4 alone: sockets of IPv6 have other memory.
     let way = Way::near(&scene.here, Ipv4Addr::LOCALHOST)?;
     let older = open(way, scale.of(50, 10))?;
+    let silent: Vec<u64> = (0..SILENT).map(|_| way.open(older.to)).collect::<Result<_>>()?;
     let gone = open(Way::near(&left, Ipv4Addr::LOCALHOST)?, scale.of(400, 60))?;
     let agent = scene.agent()?;
     let mut watch = Monotonic::of(PAYLOAD);
     let noted = bases(&scene)?.len();
-    let sockets = 2 * (older.connections.len() + gone.connections.len());
+    let sockets = 2 * (older.connections.len() + silent.len() + gone.connections.len());
     ensure!(noted == sockets, "what {noted} of {sockets} older sockets had carried is kept");
+    older.close(&silent)?;
+    let given_back = |_: &Samples| bases(&scene).is_ok_and(|kept| kept.len() == noted - 2 * silent.len());
+    agent.wait_until(PATIENCE, "that nothing is kept of connections that have carried nothing", given_back)?;
     let mut carried = older.exchange(701)?;
     watch.see(&way.expect(&agent, older.to, carried, carried, 0)?)?;
     agent.kill9()?;
