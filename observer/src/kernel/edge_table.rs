@@ -59,9 +59,9 @@ pub struct EdgeReading {
     pub decision: u64,
     /// Which connections go on counting, when the edge has left the table.
     pub closed: Option<Leaving>,
-    /// Bytes and packets of all CPUs.
+    /// Bytes and packets of all CPUs; where traffic is counted by sockets, with what TCP connections have carried.
     pub packets: PacketCounters,
-    /// What the TCP probe has counted; zeros on an edge that is not TCP.
+    /// What the TCP probe has counted, or without it connections that the traffic's programs saw begin; zeros on an edge that is not TCP.
     pub tcp: TcpCounters,
 }
 

@@ -245,9 +245,9 @@ impl EdgeTable {
             }
         }
         for word in 0..WORDS {
-            let value = self.quality.load(slot as usize, word);
-            if value != 0 {
-                self.quality.word(slot as usize, word).store(0, Relaxed);
+            // Pages that nothing was written to stay untouched.
+            if self.quality.load(slot as usize, word) != 0 {
+                let value = self.quality.word(slot as usize, word).swap(0, Relaxed);
                 self.quality.word(heir as usize, word).fetch_add(value, Relaxed);
             }
         }
