@@ -269,7 +269,7 @@ pub struct TcpCounters {
 }
 
 /// The same as the programs count it. What changes whenever a connection begins or ends lies in one line of the processor's
-/// caches: each further one costs a program more than most of what it does.
+/// caches, but for the bucket: what a program touches pushes out what others need.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpRow {

@@ -54,7 +54,8 @@ pub(super) struct Started {
     pub(super) adopt: Arc<Program>,
 }
 
-/// Loads the programs, attaches the one for state changes and lets the table read the answers of the one that reads. `configure` sets what this object shares with the TCP probe's.
+/// Loads the programs, attaches the one for state changes and lets the table read the answers of the one that reads.
+/// `configure` sets what this object shares with the TCP probe's.
 pub(super) fn start<'a>(
     pins: &Pins,
     table: &EdgeTable,
