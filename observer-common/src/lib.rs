@@ -17,6 +17,7 @@ pub mod dns;
 pub mod drops;
 pub mod edge;
 pub mod interface;
+pub mod missed;
 pub mod older;
 pub mod oom;
 pub mod packet;

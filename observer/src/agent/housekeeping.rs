@@ -139,6 +139,7 @@ impl Keeper {
                     self.act(urgent);
                     self.act_on_all();
                 }
+                Some(Task::EndMissed) => self.end_missed(),
                 Some(Task::Retire(retirement)) => self.retire(retirement),
                 Some(Task::Stop) => return,
                 None => {
@@ -211,6 +212,16 @@ impl Keeper {
             Ok(0) => {}
             Ok(closed) => debug!(slots = closed, "closed slots whose peer is another one now"),
             Err(error) => warn!("slots stay open although their peer is another one now: {error}"),
+        }
+    }
+
+    fn end_missed(&self) {
+        match self.table.end_missed() {
+            Ok(0) => {}
+            Ok(connections) => debug!(connections, "ended connections whose end the kernel has passed over"),
+            Err(error) => {
+                warn!("connections whose end the kernel has passed over are shown as ones that live: {error}");
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 mod carried;
 mod connections;
 mod leaving;
+mod missed;
 mod older;
 
 use std::sync::{
@@ -20,7 +21,7 @@ use observer_common::{
 
 pub use self::leaving::{Closing, Meanwhile};
 pub use self::older::Found;
-pub(in crate::kernel) use self::{carried::Carried, connections::Connections, older::Older};
+pub(in crate::kernel) use self::{carried::Carried, connections::Connections, missed::MissedEnds, older::Older};
 use super::mapping::Mapping;
 
 /// The sizes of the table's maps.
@@ -155,6 +156,8 @@ pub struct EdgeTable {
     /// connection that they do not know whole when it ends, and of these only a part is of the agent's time. Each agent tries
     /// and counts anew.
     pub(super) older_full: AtomicU64,
+    /// Connections whose end was missed, where any are followed.
+    pub(super) missed: OnceLock<MissedEnds>,
 }
 
 /// The words of a row: the first of its key, and those behind it.
@@ -219,6 +222,12 @@ impl EdgeTable {
     pub(in crate::kernel) fn meet(&self, older: Older) {
         // As above.
         let _ = self.older.set(Mutex::new(older));
+    }
+
+    /// From now on connections can be ended whose end was missed.
+    pub(in crate::kernel) fn watch_for_missed(&self, missed: MissedEnds) {
+        // As above.
+        let _ = self.missed.set(missed);
     }
 
     fn totals(&self) -> Vec<EdgeReading> {

@@ -358,6 +358,7 @@ fn edge_table(ebpf: &mut Ebpf, sizes: Sizes) -> Result<EdgeTable, LoadError> {
         carried: OnceLock::new(),
         older: OnceLock::new(),
         older_full: AtomicU64::new(0),
+        missed: OnceLock::new(),
     })
 }
 

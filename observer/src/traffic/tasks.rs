@@ -1,6 +1,6 @@
 //! What is done to slots off the scrape's path, and in which order. Pure.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, mem, sync::Arc};
 
 use super::Retirement;
 use crate::{
@@ -13,6 +13,8 @@ use crate::{
 pub enum Task {
     /// Look at slots, and close those whose peer is another one now.
     Urgent(Urgent),
+    /// End connections whose end was missed: they count in slots, so before those are given back.
+    EndMissed,
     /// Give back what a scrape has shown for the last time.
     Retire(Retirement),
     /// End.
@@ -41,6 +43,7 @@ pub enum Urgent {
 #[derive(Debug, Default)]
 pub struct Waiting {
     urgent: VecDeque<Urgent>,
+    end_missed: bool,
     retirements: VecDeque<Retirement>,
     stopped: bool,
 }
@@ -50,6 +53,7 @@ impl Waiting {
     pub fn put(&mut self, task: Task) {
         match task {
             Task::Urgent(urgent) => self.urgent.push_back(urgent),
+            Task::EndMissed => self.end_missed = true,
             Task::Retire(retirement) => self.retirements.push_back(retirement),
             Task::Stop => self.stopped = true,
         }
@@ -66,7 +70,13 @@ impl Waiting {
         if self.stopped {
             return Some(Task::Stop);
         }
-        self.urgent().map(Task::Urgent).or_else(|| self.retirements.pop_front().map(Task::Retire))
+        if let Some(urgent) = self.urgent() {
+            return Some(Task::Urgent(urgent));
+        }
+        if mem::take(&mut self.end_missed) {
+            return Some(Task::EndMissed);
+        }
+        self.retirements.pop_front().map(Task::Retire)
     }
 }
 
@@ -88,6 +98,7 @@ mod tests {
             Task::Urgent(Urgent::Look(snapshot)) => ("look", snapshot.number()),
             Task::Urgent(Urgent::Close(slots)) => ("close", slots.len() as u64),
             Task::Urgent(Urgent::Evict(slots)) => ("evict", slots.len() as u64),
+            Task::EndMissed => ("end missed", 0),
             Task::Retire(retirement) => ("retire", retirement.left_out[0]),
             Task::Stop => ("stop", 0),
         })
@@ -105,6 +116,14 @@ mod tests {
         waiting.put(gone(5));
         order = std::iter::repeat_with(|| number(waiting.take())).take(3).collect();
         assert_eq!(order, [Some(("gone", 5)), Some(("retire", 3)), None], "what comes later goes before what waits");
+    }
+
+    #[test]
+    fn missed_ends_are_looked_for_once_and_before_slots_are_given_back() {
+        let mut waiting = Waiting::default();
+        [retire(1), Task::EndMissed, gone(2), Task::EndMissed].into_iter().for_each(|task| waiting.put(task));
+        let order: Vec<_> = std::iter::repeat_with(|| number(waiting.take())).take(4).collect();
+        assert_eq!(order, [Some(("gone", 2)), Some(("end missed", 0)), Some(("retire", 1)), None]);
     }
 
     #[test]

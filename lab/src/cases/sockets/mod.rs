@@ -1,5 +1,7 @@
 //! Traffic counted by sockets: the payload of every connection, to the byte, at both of its ends.
 
+mod busy;
+mod missed;
 mod reused;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,6 +19,8 @@ use crate::agent::Agent;
 use crate::pod::{Pod, PodSpec};
 use crate::samples::Samples;
 
+pub(super) use busy::sockets_busy;
+pub(super) use missed::{sockets_missed, tcp_missed};
 pub(super) use reused::sockets_reused;
 
 const PAYLOAD: &str = "observer_tcp_payload_bytes_total";

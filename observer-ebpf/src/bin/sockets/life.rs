@@ -6,7 +6,7 @@ use observer_common::{counters::Loss, edge::Role, sockets::Base, tcp::Connection
 
 use crate::{
     add::add,
-    ends,
+    connection, ends,
     full::{Address, Full, Measures},
     histogram,
     live::{self, Refused},
@@ -87,7 +87,11 @@ pub fn begin<S: Full>(sk: u64, slot: u32, measures: Measures, dialed: bool) {
 
 #[inline(never)]
 fn begin_by_words<S: Full>(sk: u64, slot: u32, round_trip: u32, retransmitted: u32, dialed: bool) {
-    let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) else { return };
+    let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) else {
+        // Nobody's, but it may have the memory of one whose end was missed.
+        missed::<S>(sk);
+        return;
+    };
     if dialed && retransmitted != 0 {
         // SAFETY: the map gave a valid, aligned pointer.
         unsafe { add(&raw mut (*counters).retransmitted, retransmitted.into()) };
@@ -95,20 +99,13 @@ fn begin_by_words<S: Full>(sk: u64, slot: u32, round_trip: u32, retransmitted: u
     // SAFETY: as above.
     unsafe { add(&raw mut (*counters).opened, 1) };
     let connection = Connection { slot, retransmitted };
-    let mut place = live::insert(sk, connection, S::EXCHANGES);
-    if let Err(refused) = place {
+    // A base that lies there is an earlier socket's: this one begins with nothing, from the moment when it can be found.
+    let place = || live::insert(sk, connection, S::EXCHANGES, || forget_base(sk));
+    if let Err(refused) = place() {
         if matches!(refused, Refused::There) {
             missed::<S>(sk);
         }
-        place = live::insert(sk, connection, S::EXCHANGES);
-    }
-    match place {
-        Ok(true) => {}
-        // What lies there is an earlier socket's: this one begins with nothing.
-        Ok(false) => {
-            take_base(sk);
-        }
-        Err(_) => {
+        if place().is_err() {
             lose(Loss::ConnectionsFull);
             return;
         }
@@ -125,12 +122,8 @@ fn begin_by_words<S: Full>(sk: u64, slot: u32, round_trip: u32, retransmitted: u
 /// connection is over, too. What it carried is in nobody's counters any more.
 #[inline(always)]
 fn missed<S: Full>(sk: u64) {
-    take_base(sk);
-    let counters = live::remove(sk, S::EXCHANGES).and_then(|connection| TCP_QUALITY.get_ptr_mut(connection.slot));
-    if let Some(counters) = counters {
-        // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { add(&raw mut (*counters).closed, 1) };
-    }
+    forget_base(sk);
+    connection::gone(sk, S::EXCHANGES);
 }
 
 /// A connection is over: what it carried is added to its slot, once. In this order: who reads the totals first and then
@@ -138,13 +131,22 @@ fn missed<S: Full>(sk: u64) {
 #[inline(always)]
 pub fn closed<S: Carries>(socket: S) {
     let sk = socket.address();
-    let Some((connection, in_line)) = live::take(sk, S::EXCHANGES) else { return never_seen::<S>(sk) };
+    match live::take(sk, S::EXCHANGES) {
+        Some((connection, in_line)) => over(socket, connection, in_line),
+        None => never_seen::<S>(sk),
+    }
+}
+
+/// A connection is over, and has no place any more; whether that was a line.
+#[inline(always)]
+pub fn over<S: Carries>(socket: S, connection: Connection, in_line: bool) {
     let (all, Measures { round_trip, retransmitted }) = socket.carried();
-    let base = if in_line { Base::default() } else { take_base(sk) };
+    let base = if in_line { Base::default() } else { take_base(socket.address()) };
     let Some(counters) = payload::row(connection.slot) else { return };
     // SAFETY: the map gave a valid, aligned pointer.
     unsafe {
-        payload::count(counters, all.tx.wrapping_sub(base.tx), all.rx.wrapping_sub(base.rx));
+        // Where the end was missed, the socket may be a new one by now, which has nothing.
+        payload::count(counters, all.tx.saturating_sub(base.tx), all.rx.saturating_sub(base.rx));
         if retransmitted > connection.retransmitted {
             // Sent again, but dropped before it left the host.
             add(&raw mut (*counters).retransmitted, (retransmitted - connection.retransmitted).into());
@@ -156,6 +158,12 @@ pub fn closed<S: Carries>(socket: S) {
         // Last: who reads this end has read what the connection carried.
         add(&raw mut (*counters).closed, 1);
     }
+}
+
+/// What an earlier socket had counted says nothing of this one.
+#[inline(always)]
+pub fn forget_base(sk: u64) {
+    take_base(sk);
 }
 
 /// What a socket had counted when the agent came, which is not needed any more.

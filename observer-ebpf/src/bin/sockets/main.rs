@@ -32,6 +32,8 @@ mod life;
 mod live;
 #[path = "../tcp/maps.rs"]
 mod maps;
+#[path = "../tcp/missed.rs"]
+mod missed;
 mod older;
 mod own;
 mod pairs;
@@ -44,6 +46,8 @@ mod snapshot;
 #[allow(dead_code, reason = "as above")]
 #[path = "../tcp/sock.rs"]
 mod sock;
+
+use core::ffi::c_void;
 
 use aya_ebpf::{
     macros::{btf_tracepoint, raw_tracepoint},
@@ -92,9 +96,22 @@ pub fn sockets_read(ctx: RawTracePointContext) -> i32 {
 }
 
 /// Run by the agent: begins to count for a socket that is older than it. The arguments are those of [`older::adopt`].
-#[raw_tracepoint]
-pub fn sockets_adopt(ctx: RawTracePointContext) -> i32 {
+/// Declared by hand, as all that answers: the attribute `raw_tracepoint` throws away what a program returns.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+extern "C" fn sockets_adopt(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
     older::adopt(ctx.arg(0), ctx.arg(1), ctx.arg::<u64>(2) != 0, ctx.arg::<u64>(3) != 0) as i32
+}
+
+/// Run by the agent: ends a connection whose end was missed. The arguments are those of [`missed::missed`].
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+extern "C" fn sockets_missed(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let (sk, taken) = (ctx.arg(0), missed::taken(ctx.arg::<u64>(1) != 0, ctx.arg(2)));
+    let over = |connection, in_line| life::over(Address(sk), connection, in_line);
+    missed::missed(sk, taken, over, || life::forget_base(sk)) as i32
 }
 
 /// A new edge is no news here: this object has no log.

@@ -1,6 +1,6 @@
 //! What live connections have carried so far. It is read and told, and nothing is changed by it.
 
-use observer_common::sockets::BATCH;
+use observer_common::sockets::{BATCH, Base};
 
 use crate::{live, own::SOCKETS_ASKED, payload, slot::NONE};
 
@@ -23,19 +23,27 @@ fn one(index: u32) -> u32 {
     // SAFETY: the map gave a valid, aligned pointer; the agent writes nothing while the program runs.
     let sk = unsafe { (*asked).socket };
     let before = slot_of(sk);
-    // A line is never that of a connection that is older than the agent. A base that lies there all the same is an earlier
-    // socket's, whose end was missed or not followed any more.
-    let base = if live::is_in_line(sk) { None } else { payload::base(sk) }.unwrap_or_default();
+    let base = base_of(sk);
     let (all, _) = payload::while_busy(sk);
     let slot = slot_of(sk);
+    // The same slot may be that of the next connection at this address, but no base goes from one to the other.
+    let is_same = slot == before && base_of(sk) == base;
     // SAFETY: as above.
     unsafe {
-        (*asked).tx = all.tx.wrapping_sub(base.tx);
-        (*asked).rx = all.rx.wrapping_sub(base.rx);
+        // A socket that something happens to may show less than it has.
+        (*asked).tx = all.tx.saturating_sub(base.tx);
+        (*asked).rx = all.rx.saturating_sub(base.rx);
         (*asked).slot = slot;
-        (*asked).valid = u32::from(slot != NONE && slot == before);
+        (*asked).valid = u32::from(slot != NONE && is_same);
     }
     0
+}
+
+/// What the socket of a connection had counted before it was followed. A line is never that of a connection that is older than the
+/// agent: a base that lies there all the same is an earlier socket's, whose end was missed or not followed any more.
+#[inline(always)]
+fn base_of(sk: u64) -> Base {
+    if live::is_in_line(sk) { None } else { payload::base(sk) }.unwrap_or_default()
 }
 
 /// The slot of a connection that lives, or [`NONE`].

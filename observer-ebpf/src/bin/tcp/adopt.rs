@@ -6,7 +6,7 @@ use observer_common::{edge::Role, older::Adopted, tcp::Connection};
 
 use crate::{
     add::add,
-    ends, live,
+    connection, ends, live,
     maps::{TCP_QUALITY, TP_TOTAL_RETRANS},
     slot::{self, Caller},
     sock::{self, Peer, Sock, state},
@@ -34,7 +34,7 @@ pub fn adopt(sk: u64, other: u64, is_server: bool, note: impl FnOnce() -> bool, 
     }
     let connection = Connection { slot, retransmitted: sock::read(sk, &TP_TOTAL_RETRANS) };
     // Not into a line: this program runs on kernels without atomic exchanges, too.
-    if live::insert(sk, connection, false).is_err() {
+    if live::insert(sk, connection, false, || ()).is_err() {
         forget();
         return Adopted::Full;
     }
@@ -60,11 +60,9 @@ fn take_back(sk: u64, forget: impl Fn()) {
     if sock::state_of(sk) != state::CLOSE {
         return;
     }
-    let Some(connection) = live::remove(sk, false) else { return };
-    forget();
-    if let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) {
-        // SAFETY: the map gave a valid, aligned pointer.
-        unsafe { add(&raw mut (*counters).closed, 1) };
+    if let Some(connection) = live::remove(sk, false) {
+        forget();
+        connection::uncounted(connection);
     }
 }
 

@@ -37,10 +37,11 @@ pub fn never_was<S: Full>(socket: S, old: i32) -> bool {
 #[inline(always)]
 fn established<S: Full>(socket: S, dialed: bool) {
     let slot = socket.slot(Caller::of(dialed));
-    if slot == NONE {
+    let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) else {
+        // Nobody's, but it may have the memory of one whose end was missed.
+        gone(socket.address(), S::EXCHANGES);
         return;
-    }
-    let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) else { return };
+    };
     let measures = socket.measures();
     let retransmitted = measures.retransmitted;
     if dialed && retransmitted != 0 {
@@ -50,13 +51,13 @@ fn established<S: Full>(socket: S, dialed: bool) {
     // SAFETY: as above.
     unsafe { add(&raw mut (*counters).opened, 1) };
     let connection = Connection { slot, retransmitted };
-    if let Err(refused) = live::insert(socket.address(), connection, S::EXCHANGES) {
+    if let Err(refused) = live::insert(socket.address(), connection, S::EXCHANGES, || ()) {
         // An end that was missed (the kernel does not run a program that it has interrupted) left its entry behind: that
         // connection is over, too.
         if matches!(refused, Refused::There) {
-            closed(socket);
+            gone(socket.address(), S::EXCHANGES);
         }
-        if live::insert(socket.address(), connection, S::EXCHANGES).is_err() {
+        if live::insert(socket.address(), connection, S::EXCHANGES, || ()).is_err() {
             lose(Loss::ConnectionsFull);
             return;
         }
@@ -75,7 +76,31 @@ fn established<S: Full>(socket: S, dialed: bool) {
 /// A connection is over.
 #[inline(always)]
 fn closed<S: Full>(socket: S) {
-    let Some(connection) = live::remove(socket.address(), S::EXCHANGES) else { return };
+    if let Some(connection) = live::remove(socket.address(), S::EXCHANGES) {
+        over(socket, connection);
+    }
+}
+
+/// A connection is over whose end no program has seen, and its socket is another's by now.
+#[inline(always)]
+pub fn gone(sk: u64, lines: bool) {
+    if let Some(connection) = live::remove(sk, lines) {
+        uncounted(connection);
+    }
+}
+
+/// Of a connection that is over nothing is known any more.
+#[inline(always)]
+pub fn uncounted(connection: Connection) {
+    if let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) {
+        // SAFETY: the map gave a valid, aligned pointer.
+        unsafe { add(&raw mut (*counters).closed, 1) };
+    }
+}
+
+/// A connection is over, and has no place any more.
+#[inline(always)]
+pub fn over<S: Full>(socket: S, connection: Connection) {
     let Some(counters) = TCP_QUALITY.get_ptr_mut(connection.slot) else { return };
     let measures = socket.measures();
     // SAFETY: the map gave a valid, aligned pointer.

@@ -31,23 +31,25 @@ pub fn get(sk: u64) -> Option<*mut Connection> {
     }
 }
 
-/// Gives it a place, and tells whether that is a line. Only programs whose kernel has atomic exchanges may ask for `lines`.
+/// Gives it a place. Only programs whose kernel has atomic exchanges may ask for `lines`; where it gets none, `before` is called
+/// first.
 #[inline(always)]
-pub fn insert(sk: u64, connection: Connection, lines: bool) -> Result<bool, Refused> {
+pub fn insert(sk: u64, connection: Connection, lines: bool, before: impl FnOnce()) -> Result<(), Refused> {
     if lines && let Some(line) = line(sk) {
         // SAFETY: the map gave a valid, aligned pointer.
         let there = unsafe { compare_exchange(&raw mut (*line).socket, 0, sk) };
         if there == 0 {
             // SAFETY: as above; the line is this socket's now.
             unsafe { (*line).connection = connection };
-            return Ok(true);
+            return Ok(());
         }
         if there == sk {
             return Err(Refused::There);
         }
     }
+    before();
     match TCP_LIVE.insert(sk, connection, u64::from(BPF_NOEXIST)) {
-        Ok(()) => Ok(false),
+        Ok(()) => Ok(()),
         Err(_) if TCP_LIVE.get_ptr(sk).is_some() => Err(Refused::There),
         Err(_) => Err(Refused::Full),
     }
@@ -79,7 +81,6 @@ pub fn take(sk: u64, lines: bool) -> Option<(Connection, bool)> {
 
 /// It has a line.
 #[inline(always)]
-#[allow(dead_code, reason = "asked where sockets count alone")]
 pub fn is_in_line(sk: u64) -> bool {
     // SAFETY: the map gave a valid, aligned pointer.
     line(sk).is_some_and(|line| unsafe { (&raw const (*line).socket).read_volatile() } == sk)

@@ -24,13 +24,14 @@ mod full;
 mod histogram;
 mod live;
 mod maps;
+mod missed;
 mod open;
 #[path = "../../program.rs"]
 mod program;
 mod slot;
 mod sock;
 
-use core::mem::MaybeUninit;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     macros::{btf_tracepoint, raw_tracepoint},
@@ -124,9 +125,21 @@ pub fn tcp_reset_received(ctx: RawTracePointContext) -> i32 {
 
 /// Run by the agent: follows a connection that is older than it. The arguments are those of [`adopt::adopt`]. What its packets
 /// carry is counted by themselves, so there is nothing to note.
-#[raw_tracepoint]
-pub fn tcp_adopt(ctx: RawTracePointContext) -> i32 {
+/// Declared by hand, as all that answers: the attribute `raw_tracepoint` throws away what a program returns.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+extern "C" fn tcp_adopt(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
     adopt::adopt(ctx.arg(0), ctx.arg(1), ctx.arg::<u64>(2) != 0, || true, || ()) as i32
+}
+
+/// Run by the agent: ends a connection whose end was missed. The arguments are those of [`missed::missed`].
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+extern "C" fn tcp_missed(ctx: *mut c_void) -> i32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let (sk, taken) = (ctx.arg(0), missed::taken(ctx.arg::<u64>(1) != 0, ctx.arg(2)));
+    missed::missed(sk, taken, |connection, _| connection::over(Address(sk), connection), || ()) as i32
 }
 
 /// The row of the socket to which something happens. A listener has no peer: what it refuses is no connection.

@@ -3,11 +3,14 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::{Mutex, atomic::Ordering::Relaxed},
+    sync::{
+        Mutex,
+        atomic::Ordering::{AcqRel, Relaxed},
+    },
 };
 
 use aya::maps::{HashMap, MapData, MapError};
-use observer_common::tcp::{Connection, LiveLine};
+use observer_common::tcp::{Connection, LiveLine, live_index};
 
 use super::{
     super::{mapping::Mapping, sys},
@@ -82,6 +85,15 @@ impl Connections {
         let lines: Vec<u64> = self.taken().map(|(_, socket)| socket).collect();
         let rest = sys::all_entries::<u64, Connection>(self.rest_fd.as_fd())?;
         Ok(each_once(lines, rest.into_iter().map(|(socket, _)| socket)))
+    }
+
+    /// Takes the line of a socket back, and tells what was in it: the word of a [`Connection`]. `None` when it has none.
+    pub(super) fn take_line(&self, socket: u64) -> Option<u64> {
+        let index = live_index(socket as u32) as usize;
+        // Before the exchange, after which the line is another's. In a line of another socket it is nobody's.
+        let connection = self.lines.load(index, CONNECTION);
+        let taken = self.lines.word(index, SOCKET).compare_exchange(socket, 0, AcqRel, Relaxed);
+        taken.is_ok().then_some(connection)
     }
 
     /// Lines in use, each with its socket.

@@ -83,8 +83,20 @@ impl Older {
             }
         }
         found.counted = adopted.len();
-        // Those that ended in the moment when they were adopted are taken back.
-        adopted.iter().try_for_each(|end| self.ask(end, true).map(drop))?;
+        // Those that ended in the moment when they were adopted are taken back. Another socket may have the memory of one by now and
+        // be adopted in its place.
+        for _ in 0..TRIES {
+            let mut again = Vec::new();
+            for end in adopted {
+                if self.ask(&end, true)? == Adopted::Now as u32 {
+                    again.push(end);
+                }
+            }
+            adopted = again;
+            if adopted.is_empty() {
+                break;
+            }
+        }
         failed.map_or(Ok(found), Err)
     }
 

@@ -7,6 +7,7 @@ use aya::{
     maps::{Map, MapError},
 };
 use observer_common::{
+    missed,
     sockets::{BATCH, globals, maps, programs},
     tcp,
 };
@@ -52,6 +53,8 @@ pub(super) struct Started {
     pub(super) read: Arc<Program>,
     /// The one that begins to follow a connection.
     pub(super) adopt: Arc<Program>,
+    /// The one that ends a connection whose end was missed.
+    pub(super) missed: Arc<Program>,
 }
 
 /// Loads the programs, attaches the one for state changes and lets the table read the answers of the one that reads.
@@ -80,9 +83,10 @@ pub(super) fn start<'a>(
         }
     };
     let adopt = loaded(&mut ebpf, programs::ADOPT)?;
+    let missed = loaded(&mut ebpf, missed::programs::SOCKETS_MISSED)?;
     let (states, _) = types.follow_states(&mut ebpf, pins, PROGRAMS)?;
     table.carry(Carried::new(Arc::clone(&read), asked));
-    Ok(Started { states, read, adopt })
+    Ok(Started { states, read, adopt, missed })
 }
 
 /// Ends what an earlier agent left.

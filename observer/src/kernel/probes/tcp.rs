@@ -10,7 +10,7 @@ use aya::{
 use observer_common::{
     abi::maps::{EDGES, FREE_SLOTS, ROWS},
     counters::Loss,
-    older,
+    missed, older,
     tcp::{COMMON_LEN, globals, maps, programs},
 };
 use tracing::{info, warn};
@@ -21,7 +21,7 @@ use crate::{
     kernel::{
         Accounting, Program, Programs,
         btf::{Btf, BtfError},
-        edge_table::{EdgeTable, Older, Sizes},
+        edge_table::{EdgeTable, MissedEnds, Older, Sizes},
         pins::Pins,
     },
 };
@@ -124,7 +124,7 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<(Misses, Progr
     let mut unused = None;
     // Attached nowhere, run by the agent.
     let mut called = Vec::new();
-    let adopt;
+    let (adopt, ends);
     if pins.accounting() == Accounting::Sockets {
         let more = sockets::Offsets::of(btf)?;
         let shared = |loader: &mut _| configure(loader, &offsets.shared, &generation, sizes);
@@ -132,11 +132,13 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<(Misses, Progr
         successors.push(started.states);
         called.push(started.read);
         adopt = Ok(started.adopt);
+        ends = Ok(started.missed);
     } else {
         let (states, other) = types.follow_states(&mut ebpf, pins, [programs::CHANGE, programs::STATE])?;
         successors.push(states);
         unused = Some(other);
         adopt = loaded(&mut ebpf, older::programs::ADOPT);
+        ends = loaded(&mut ebpf, missed::programs::MISSED);
     }
     for program in programs::RARE {
         successors.push(Successor::attach(&mut ebpf, pins, program)?);
@@ -152,6 +154,16 @@ pub fn start(pins: &Pins, btf: &Btf, table: &EdgeTable) -> Result<(Misses, Progr
             table.meet(Older::new(open, adopt));
         }
         Err(error) => warn!("connections that are older than the agent are not counted: {error}"),
+    }
+    match ends {
+        Ok(program) => {
+            called.push(Arc::clone(&program));
+            let passed_over = Misses::new(running.clone(), 0);
+            table.watch_for_missed(MissedEnds::new(program, move || passed_over.total().ok().flatten()));
+        }
+        Err(error) => {
+            warn!("a TCP connection whose end the kernel passes over (tcp_missed) is shown as one that lives: {error}");
+        }
     }
     // Where procfs cannot be read, the collector will say so.
     let missed = earlier.total().ok().flatten().unwrap_or_default();

@@ -168,6 +168,8 @@ impl Collect for TrafficCollector {
     }
 
     fn scraped(&mut self) {
+        // Without housekeeping the agent is ending.
+        let _ = self.tasks.send(Task::EndMissed);
         if let Some(retirement) = self.retirement.take() {
             self.leaving.extend(retirement.slots.iter().copied());
             // Without housekeeping the agent is ending, and the next one finds them again.
