@@ -22,6 +22,8 @@ pub fn adopt(sk: u64, other: u64, is_server: bool, whatever: bool) -> Adopted {
     if !is_sure && !whatever && adopt::lives(sk) && sock::is_observed(sk) {
         return Adopted::Busy;
     }
+    // What is taken off is not less than it is, so that nothing from before is counted.
+    let now = if is_sure { now } else { payload::at_most(sk) };
     let note = || {
         if let Some(older) = SOCKETS_OLDER.get_ptr_mut(0) {
             // SAFETY: the map gave a valid, aligned pointer.

@@ -99,6 +99,17 @@ pub fn while_busy(sk: u64) -> (Base, bool) {
     (Base { tx, rx: rx.wrapping_sub(if ended == 0 { unsure_end } else { 1 }) }, is_sure)
 }
 
+/// The same, but never less than it is.
+#[inline(always)]
+pub fn at_most(sk: u64) -> Base {
+    // All in the opposite order.
+    let ended = has_ended(sk);
+    let rx = received(sk).wrapping_sub(ended);
+    let again: u64 = sock::read(sk, &TP_BYTES_RETRANS);
+    let sent: u64 = sock::read(sk, &TP_BYTES_SENT);
+    Base { tx: sent.wrapping_sub(again), rx }
+}
+
 /// In this order: what is sent again between both reads makes it less, not more (`__tcp_retransmit_skb` in
 /// net/ipv4/tcp_output.c counts it as sent again first).
 #[inline(always)]

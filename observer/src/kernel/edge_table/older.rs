@@ -12,14 +12,17 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use observer_common::older::{Adopted, LISTEN, Open};
 
 use super::{super::Program, super::sys, EdgeTable, lock};
 
-/// How often a socket is asked that something happens to.
+/// How often a socket is asked that something happens to, after which pauses, and for how long.
 const TRIES: usize = 200;
+const PAUSE: Duration = Duration::from_micros(20);
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// The programs that find and follow them.
 pub(in crate::kernel) struct Older {
@@ -62,26 +65,28 @@ impl Older {
     fn adopt(&mut self, lost: &AtomicU64) -> io::Result<Found> {
         let mut found = Found::default();
         let open = self.open()?;
-        self.refused.keep(&open);
+        let mut refused = std::mem::take(&mut self.refused);
+        refused.keep(&open);
         let mut adopted = Vec::new();
         let mut failed = None;
-        for end in ends(&open) {
-            let outcome = match self.one(&end) {
-                Ok(outcome) => outcome,
-                Err(error) => {
-                    failed = Some(error);
-                    break;
+        self.ask_each(ends(&open), |end, outcome| match outcome {
+            Ok(outcome) => {
+                let full = outcome == Adopted::Full as u32;
+                found.full += usize::from(full);
+                if refused.is_new(end.socket, full) {
+                    lost.fetch_add(1, Relaxed);
                 }
-            };
-            let full = outcome == Adopted::Full as u32;
-            found.full += usize::from(full);
-            if self.refused.is_new(end.socket, full) {
-                lost.fetch_add(1, Relaxed);
+                if outcome == Adopted::Now as u32 {
+                    adopted.push(end);
+                }
+                true
             }
-            if outcome == Adopted::Now as u32 {
-                adopted.push(end);
+            Err(error) => {
+                failed = Some(error);
+                false
             }
-        }
+        });
+        self.refused = refused;
         found.counted = adopted.len();
         // Those that ended in the moment when they were adopted are taken back. Another socket may have the memory of one by now and
         // be adopted in its place.
@@ -100,15 +105,27 @@ impl Older {
         failed.map_or(Ok(found), Err)
     }
 
-    fn one(&self, end: &End) -> io::Result<u32> {
-        for _ in 0..TRIES {
-            let outcome = self.ask(end, false)?;
-            if outcome != Adopted::Busy as u32 {
-                return Ok(outcome);
+    /// Asks for each connection until something else than that it is busy is said of it, which is told. The busy ones are asked
+    /// again together: on a node without a CPU to spare a sleep may take long. Ends early when `tell` answers false.
+    fn ask_each(&self, mut ends: Vec<End>, mut tell: impl FnMut(End, io::Result<u32>) -> bool) {
+        let begin = Instant::now();
+        for tries in 1.. {
+            let is_last = tries == TRIES || begin.elapsed() >= LONGEST;
+            let mut busy = Vec::new();
+            for end in ends {
+                let outcome = self.ask(&end, is_last);
+                if matches!(outcome, Ok(outcome) if outcome == Adopted::Busy as u32) {
+                    busy.push(end);
+                } else if !tell(end, outcome) {
+                    return;
+                }
             }
-            std::thread::sleep(std::time::Duration::from_micros(20));
+            if busy.is_empty() || is_last {
+                return;
+            }
+            ends = busy;
+            std::thread::sleep(PAUSE);
         }
-        self.ask(end, true)
     }
 
     fn ask(&self, end: &End, whatever: bool) -> io::Result<u32> {
