@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 
-use super::count::{Count, Counted, DIRECTIONS, check_interface, check_tcp, check_udp, ip_header, without_socket};
+use super::count::{Count, Counted, DIRECTIONS, Unmet, check_interface, check_tcp, check_udp, ip_header};
 use super::stage::{Scale, Stage, settled, wait_for_pods};
 use crate::actor::{Command, Pace, ServeMode, Sizes, Traffic};
 use crate::agent::Agent;
@@ -37,13 +37,13 @@ fn scene(edges: Option<u32>) -> Result<Scene> {
 }
 
 /// What a pod sent and received is what its interface counted.
-pub(super) fn check_veth(counted: &Counted<'_>, pod: &str, truth: &Truth, without_socket: u64) -> Result<()> {
+pub(super) fn check_veth(counted: &Counted<'_>, pod: &str, truth: &Truth, unmet: Unmet) -> Result<()> {
     // Group membership reports are the kernel's own: they may have passed the interface, or only have been looped back
     // to it.
     let [sent, received] = DIRECTIONS.map(|direction| counted.pod(pod, direction));
     let check = |eth0: Interface| {
-        check_interface("sent over eth0", sent, eth0.sent(ETHERNET), without_socket)?;
-        check_interface("received over eth0", received, eth0.received(ETHERNET), without_socket)
+        check_interface("sent over eth0", sent, eth0.sent(ETHERNET), unmet)?;
+        check_interface("received over eth0", received, eth0.received(ETHERNET), unmet)
     };
     check(truth.without_multicast(ETH0)).or_else(|error| check(truth.interface(ETH0)).map_err(|_| error))
 }
@@ -62,7 +62,7 @@ impl Scene {
     }
 
     fn check_veth(counted: &Counted<'_>, truths: &[Truth; 2]) -> Result<()> {
-        check_veth(counted, "here", &truths[0], without_socket(truths.iter()))
+        check_veth(counted, "here", &truths[0], Unmet::of(truths.iter()))
     }
 
     fn tcp(&self, address: IpAddr, mode: ServeMode, command: impl FnOnce(SocketAddr) -> Command) -> Result<()> {

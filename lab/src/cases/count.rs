@@ -154,34 +154,60 @@ pub fn check_udp(what: &str, count: Count, datagrams: u64, payload: u64, address
     Ok(())
 }
 
-/// How many packets may have met no socket, so that no program of a cgroup saw them. A segment that is sent again because
-/// its acknowledgement was late may find its connection ended: for one in TIME_WAIT, and for one that is gone, the
-/// kernel itself answers, with an ACK or a reset of nobody's (`tcp_v4_timewait_ack` and `tcp_v4_send_reset` in
-/// net/ipv4/tcp_ipv4.c), and that may meet no socket either. None where nothing was sent again.
-pub fn without_socket<'a>(truths: impl Iterator<Item = &'a Truth>) -> u64 {
-    let again: i64 = truths.map(|truth| truth.protocol("Tcp.RetransSegs")).sum();
-    3 * u64::try_from(again).unwrap_or(0)
+/// How many packets may have met no socket, so that no program of a cgroup saw them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    /// A segment that is sent again because its acknowledgement was late may find its connection ended: for one in TIME_WAIT, and
+    /// for one that is gone, the kernel itself answers, with an ACK or a reset of nobody's (`tcp_v4_timewait_ack` and
+    /// `tcp_v4_send_reset` in net/ipv4/tcp_ipv4.c), and that may meet no socket either.
+    again: u64,
+    /// Such a reset may be sent though nothing was sent again. It has no options, and the kernel counts it.
+    resets: u64,
 }
 
-/// Whether `count` is `truth`, but for at most so many packets that met no socket.
-pub fn is_all(count: Count, truth: Count, without_socket: u64) -> bool {
-    /// Without options, without IPv6.
-    const SHORTEST: u64 = 40;
-    const LONGEST: u64 = 1 << 17;
+impl Unmet {
+    /// Of what the kernel says that it has sent again, and reset: mostly nothing.
+    pub fn of<'a>(truths: impl Iterator<Item = &'a Truth>) -> Self {
+        let mut unmet = Self { again: 0, resets: 0 };
+        for truth in truths {
+            let count = |name| u64::try_from(truth.protocol(name)).unwrap_or(0);
+            unmet.again += 3 * count("Tcp.RetransSegs");
+            unmet.resets += count("Tcp.OutRsts");
+        }
+        unmet
+    }
+
+    fn none(self) -> bool {
+        self.again == 0 && self.resets == 0
+    }
+
+    /// Whether so many bytes in so many packets may be these.
+    fn may_be(self, packets: u64, bytes: u64) -> bool {
+        /// A reset, of IPv4 and of IPv6.
+        const SHORTEST: u64 = 40;
+        const RESET: u64 = 60;
+        const LONGEST: u64 = 1 << 17;
+        let again = packets.min(self.again);
+        let resets = packets - again;
+        resets <= self.resets && (packets * SHORTEST..=again * LONGEST + resets * RESET).contains(&bytes)
+    }
+}
+
+/// Whether `count` is `truth`, but for what met no socket.
+pub fn is_all(count: Count, truth: Count, unmet: Unmet) -> bool {
     let (Some(packets), Some(bytes)) = (truth.packets.checked_sub(count.packets), truth.bytes.checked_sub(count.bytes))
     else {
         return false;
     };
-    packets <= without_socket && (packets * SHORTEST..=packets * LONGEST).contains(&bytes)
+    unmet.may_be(packets, bytes)
 }
 
 /// Everything that came in over an interface was counted once, but for what met no socket. `truth` is what the
 /// interface counted, at IP level.
-pub fn check_interface(what: &str, count: Count, truth: Count, without_socket: u64) -> Result<()> {
+pub fn check_interface(what: &str, count: Count, truth: Count, unmet: Unmet) -> Result<()> {
     ensure!(
-        is_all(count, truth, without_socket),
-        "{what}: the agent reported {count:?}, the interface counted {truth:?}; at most {without_socket} packets met no \
-         socket"
+        is_all(count, truth, unmet),
+        "{what}: the agent reported {count:?}, the interface counted {truth:?}; at most these met no socket: {unmet:?}"
     );
     Ok(())
 }
@@ -199,16 +225,34 @@ pub fn check_loopback(
 ) -> Result<()> {
     let [sent, received] = DIRECTIONS.map(|direction| counted.pod(pod, direction));
     let lo = truth.interface("lo").received(0);
-    let without_socket = without_socket(std::iter::once(truth));
-    check_interface("received over lo", received, lo, without_socket)?;
+    let unmet = Unmet::of(std::iter::once(truth));
+    check_interface("received over lo", received, lo, unmet)?;
     let right = hidden_syn_acks(connections, address).into_iter().any(|hidden| {
         let extra = i128::from(lo.packets) - i128::from(sent.packets + hidden.packets);
         let bytes = i128::from(lo.bytes) - i128::from(sent.bytes + hidden.bytes);
         // Headers with timestamps alone, up to headers with all the options that fit (SACK). Resets of nobody's have none.
         let (least, most) = if address.is_ipv4() { (52, 80) } else { (64, 100) };
-        let least = if without_socket == 0 { least } else { least - 12 };
+        let least = if unmet.none() { least } else { least - 12 };
         (extra * least..=extra * most).contains(&bytes) && bytes % 4 == 0
     });
     ensure!(right, "sent over lo: {sent:?}, received: {lo:?}; {connections} connections to {address}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_that_met_no_socket_is_forgiven_only_where_the_kernel_tells_of_one() {
+        let truth = Count { bytes: 1_000, packets: 10 };
+        let without = |bytes: u64, packets: u64| Count { bytes: 1_000 - bytes, packets: 10 - packets };
+        let [none, reset, again] = [(0, 0), (0, 1), (3, 0)].map(|(again, resets)| Unmet { again, resets });
+        assert!(is_all(truth, truth, none) && !is_all(without(40, 1), truth, none));
+        assert!(is_all(without(40, 1), truth, reset) && is_all(without(60, 1), truth, reset));
+        assert!(!is_all(without(61, 1), truth, reset) && !is_all(without(80, 2), truth, reset));
+        assert!(!is_all(without(0, 1), truth, reset) && !is_all(without(40, 0), truth, reset));
+        assert!(is_all(without(300, 3), truth, again) && !is_all(without(300, 4), truth, again));
+        assert!(!is_all(Count { bytes: 1_040, packets: 11 }, truth, again), "counted twice");
+    }
 }

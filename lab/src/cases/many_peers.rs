@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 
 use super::PATIENCE;
 use super::between_pods::check_veth;
-use super::count::{Counted, check_udp, tcp_payload, without_socket};
+use super::count::{Counted, Unmet, check_udp, tcp_payload};
 use super::restart::Monotonic;
 use super::stage::{Scale, Stage, settled, wait_for_pods};
 use crate::actor::{Command, Pace, ServeMode, Sizes, Traffic};
@@ -79,7 +79,7 @@ pub fn many_peers(scale: Scale, edges: Option<u32>) -> Result<()> {
     watch.see(&after)?;
     let counted = Counted { before: &before, after: &after };
     let [client_truth, server_truth] = truths()?;
-    let unmet = without_socket([&client_truth, &server_truth].into_iter());
+    let unmet = Unmet::of([&client_truth, &server_truth].into_iter());
     check_veth(&counted, CLIENT, &client_truth, unmet)?;
     check_veth(&counted, SERVER, &server_truth, unmet)?;
     let again = client_truth.protocol("Tcp.RetransSegs") + server_truth.protocol("Tcp.RetransSegs");
@@ -97,7 +97,7 @@ pub fn many_peers(scale: Scale, edges: Option<u32>) -> Result<()> {
     let different: Vec<_> = former.symmetric_difference(&now).take(4).collect();
     ensure!(different.is_empty(), "the agent that was killed showed other series: {different:#?}");
     let [client_truth, server_truth] = truths()?;
-    let unmet = without_socket([&client_truth, &server_truth].into_iter());
+    let unmet = Unmet::of([&client_truth, &server_truth].into_iter());
     let counted = Counted { before: &before, after: &restarted };
     check_veth(&counted, CLIENT, &client_truth, unmet)?;
     check_veth(&counted, SERVER, &server_truth, unmet)?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::PATIENCE;
 use super::between_pods::check_veth;
-use super::count::{Counted, check_tcp, sent_again, tcp_payload, without_socket};
+use super::count::{Counted, Unmet, check_tcp, sent_again, tcp_payload};
 use super::restart::Monotonic;
 use super::stage::{Scale, Stage, settled, wait_for_pods};
 use super::ways::{CLIENT, HERE, NAMESPACE, SERVER, THERE};
@@ -247,7 +247,7 @@ pub fn named_peers(scale: Scale, edges: Option<u32>) -> Result<()> {
         let counted = Counted { before: &before, after: &after };
         let ends = [&truths[0], &truths[1]];
         check_tcp(&counted, (HERE, CLIENT), (THERE, SERVER), family, sent, &ends)?;
-        check_veth(&counted, HERE, &truths[0], without_socket(truths.iter()))?;
+        check_veth(&counted, HERE, &truths[0], Unmet::of(truths.iter()))?;
         let all = (after.sum(OPENED, &LABELS) - before.sum(OPENED, &LABELS)) as u64;
         ensure!(all == sent.connections, "{all} connections were opened in all series, not {}", sent.connections);
         scene.stage.check_overflow(&after)?;

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::count::{
-    Count, Counted, DIRECTIONS, check_udp, hidden_syn_acks, is_all, sent_again, tcp_payload, without_socket,
-};
+use super::count::{Count, Counted, DIRECTIONS, Unmet, check_udp, hidden_syn_acks, is_all, sent_again, tcp_payload};
 use super::stage::{Scale, Stage, settled, wait_for_pods};
 use crate::actor::{Command, Pace, ServeMode, Sizes, Traffic};
 use crate::agent::Agent;
@@ -226,7 +224,7 @@ fn truths(pods: &[Pod]) -> Result<Vec<Truth>> {
 /// What a pod sent and received is what its two interfaces counted, and nothing stands under any other name.
 fn check_interfaces(counted: &Counted<'_>, talks: &[(Talk, Traffic)], truths: &[Truth]) -> Result<()> {
     let mut all = [Count::default(); 2];
-    let unmet = without_socket(truths.iter());
+    let unmet = Unmet::of(truths.iter());
     for (pod, truth) in truths.iter().enumerate() {
         let name = pod_name(pod);
         let [sent, received] = DIRECTIONS.map(|direction| counted.pod(&name, direction));
