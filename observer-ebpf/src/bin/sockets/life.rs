@@ -100,7 +100,13 @@ fn begin_by_words<S: Full>(sk: u64, slot: u32, round_trip: u32, retransmitted: u
     unsafe { add(&raw mut (*counters).opened, 1) };
     let connection = Connection { slot, retransmitted };
     // A base that lies there is an earlier socket's: this one begins with nothing, from the moment when it can be found.
-    let place = || live::insert(sk, connection, S::EXCHANGES, || forget_base(sk));
+    let before = |earlier: Option<Connection>| {
+        forget_base(sk);
+        if let Some(earlier) = earlier {
+            connection::uncounted(earlier);
+        }
+    };
+    let place = || live::insert(sk, connection, S::EXCHANGES, before);
     if let Err(refused) = place() {
         if matches!(refused, Refused::There) {
             missed::<S>(sk);

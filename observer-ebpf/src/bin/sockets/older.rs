@@ -4,7 +4,7 @@ use observer_common::older::Adopted;
 
 use crate::{
     add::add,
-    adopt,
+    adopt, live,
     own::{SOCKET_BASES, SOCKETS_OLDER},
     pairs, payload, sock,
 };
@@ -18,11 +18,15 @@ pub fn adopt(sk: u64, other: u64, is_server: bool, whatever: bool) -> Adopted {
     if pairs::is_waiting(sk) {
         return Adopted::Known;
     }
+    if live::get(sk).is_some() && adopt::lives(sk) {
+        return Adopted::Known;
+    }
     let (now, is_sure) = payload::while_busy(sk);
     if !is_sure && !whatever && adopt::lives(sk) && sock::is_observed(sk) {
         return Adopted::Busy;
     }
-    // What is taken off is not less than it is, so that nothing from before is counted.
+    // What is taken off is not less than it is, so that nothing from before is counted; but for a segment that is sent again in this
+    // moment.
     let now = if is_sure { now } else { payload::at_most(sk) };
     let note = || {
         if let Some(older) = SOCKETS_OLDER.get_ptr_mut(0) {

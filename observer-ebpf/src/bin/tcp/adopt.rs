@@ -34,12 +34,20 @@ pub fn adopt(sk: u64, other: u64, is_server: bool, note: impl FnOnce() -> bool, 
     }
     let connection = Connection { slot, retransmitted: sock::read(sk, &TP_TOTAL_RETRANS) };
     // Not into a line: this program runs on kernels without atomic exchanges, too.
-    if live::insert(sk, connection, false, || ()).is_err() {
+    if live::insert(sk, connection, false, |_| ()).is_err() {
         forget();
         return Adopted::Full;
     }
     // SAFETY: the map gave a valid, aligned pointer.
     unsafe { add(&raw mut (*counters).established, 1) };
+    // Another connection has begun there meanwhile, and has found nothing in the other place.
+    if live::is_in_line(sk)
+        && let Some(connection) = live::remove(sk, false)
+    {
+        forget();
+        connection::uncounted(connection);
+        return Adopted::Known;
+    }
     if !lives(sk) {
         take_back(sk, forget);
         return Adopted::Gone;

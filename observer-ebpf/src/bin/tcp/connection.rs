@@ -51,13 +51,18 @@ fn established<S: Full>(socket: S, dialed: bool) {
     // SAFETY: as above.
     unsafe { add(&raw mut (*counters).opened, 1) };
     let connection = Connection { slot, retransmitted };
-    if let Err(refused) = live::insert(socket.address(), connection, S::EXCHANGES, || ()) {
+    let earlier = |earlier: Option<Connection>| {
+        if let Some(earlier) = earlier {
+            uncounted(earlier);
+        }
+    };
+    if let Err(refused) = live::insert(socket.address(), connection, S::EXCHANGES, earlier) {
         // An end that was missed (the kernel does not run a program that it has interrupted) left its entry behind: that
         // connection is over, too.
         if matches!(refused, Refused::There) {
             gone(socket.address(), S::EXCHANGES);
         }
-        if live::insert(socket.address(), connection, S::EXCHANGES, || ()).is_err() {
+        if live::insert(socket.address(), connection, S::EXCHANGES, earlier).is_err() {
             lose(Loss::ConnectionsFull);
             return;
         }
@@ -85,6 +90,10 @@ fn closed<S: Full>(socket: S) {
 #[inline(always)]
 pub fn gone(sk: u64, lines: bool) {
     if let Some(connection) = live::remove(sk, lines) {
+        uncounted(connection);
+    }
+    // There may have been two.
+    if lines && let Some(connection) = live::remove(sk, false) {
         uncounted(connection);
     }
 }

@@ -31,23 +31,32 @@ pub fn get(sk: u64) -> Option<*mut Connection> {
     }
 }
 
-/// Gives it a place. Only programs whose kernel has atomic exchanges may ask for `lines`; where it gets none, `before` is called
-/// first.
+/// Gives it a place. Only programs whose kernel has atomic exchanges may ask for `lines`. An earlier socket at this address, whose
+/// end was missed, may have been in the other place: it is told to `before`, which is called with `None` where there is none and
+/// this one gets no line.
 #[inline(always)]
-pub fn insert(sk: u64, connection: Connection, lines: bool, before: impl FnOnce()) -> Result<(), Refused> {
+pub fn insert(
+    sk: u64,
+    connection: Connection,
+    lines: bool,
+    before: impl Fn(Option<Connection>),
+) -> Result<(), Refused> {
     if lines && let Some(line) = line(sk) {
         // SAFETY: the map gave a valid, aligned pointer.
         let there = unsafe { compare_exchange(&raw mut (*line).socket, 0, sk) };
         if there == 0 {
             // SAFETY: as above; the line is this socket's now.
             unsafe { (*line).connection = connection };
+            if let Some(earlier) = remove(sk, false) {
+                before(Some(earlier));
+            }
             return Ok(());
         }
         if there == sk {
             return Err(Refused::There);
         }
     }
-    before();
+    before(None);
     match TCP_LIVE.insert(sk, connection, u64::from(BPF_NOEXIST)) {
         Ok(()) => Ok(()),
         Err(_) if TCP_LIVE.get_ptr(sk).is_some() => Err(Refused::There),

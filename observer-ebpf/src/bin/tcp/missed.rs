@@ -11,8 +11,8 @@ use crate::{
 /// it: programs without atomic exchanges cannot. `over` counts one whose socket is still as it was in the end; `forget` drops what
 /// is kept by its address.
 ///
-/// One that begins has its place while its state is that of the handshake, and one that ends gives it back before its state is
-/// written: in any other state there is none whose end is still to come.
+/// One that begins has its place while its state is that of the handshake or one after it, and one that ends gives it back before
+/// its state is written: in any other state there is none whose end is still to come.
 #[inline(always)]
 pub fn missed(
     sk: u64,
@@ -20,14 +20,20 @@ pub fn missed(
     over: impl FnOnce(Connection, bool),
     forget: impl FnOnce(),
 ) -> Missed {
-    let now = sock::state_of(sk);
     let in_line = taken.is_some();
+    // In this order: what is read of the state is not from before the connection that has the place.
+    let has_line = live::is_in_line(sk);
+    let now = sock::state_of(sk);
+    if state::was_established(now) || now == state::SYN_SENT || now == state::SYN_RECV {
+        if in_line {
+            // Another has begun there, and the agent gives it a place again, where no base is its own.
+            forget();
+        }
+        return Missed::Lives;
+    }
     let connection = match taken {
         Some(connection) => connection,
-        None if state::was_established(now) || now == state::SYN_SENT || now == state::SYN_RECV => {
-            return Missed::Lives;
-        }
-        None if live::is_in_line(sk) => return Missed::InLine,
+        None if has_line => return Missed::InLine,
         None => match live::remove(sk, false) {
             Some(connection) => connection,
             None => return Missed::Lives,

@@ -19,6 +19,8 @@ use super::{
 
 /// `BPF_EXIST` of include/uapi/linux/bpf.h: change what is there, add nothing.
 const BPF_EXIST: u64 = 2;
+/// `BPF_NOEXIST`: add, change nothing.
+const BPF_NOEXIST: u64 = 1;
 
 /// The words of a line.
 const SOCKET: usize = std::mem::offset_of!(LiveLine, socket) / 8;
@@ -94,6 +96,13 @@ impl Connections {
         let connection = self.lines.load(index, CONNECTION);
         let taken = self.lines.word(index, SOCKET).compare_exchange(socket, 0, AcqRel, Relaxed);
         taken.is_ok().then_some(connection)
+    }
+
+    /// Gives a connection a place again whose line was taken in the moment when it began.
+    pub(super) fn give_back(&self, socket: u64, line: u64) {
+        let connection = Connection { slot: slot(line), retransmitted: (line >> 32) as u32 };
+        // Where another has a place at this address by now, that one goes on.
+        let _ = lock(&self.rest).insert(socket, connection, BPF_NOEXIST);
     }
 
     /// Lines in use, each with its socket.

@@ -84,6 +84,9 @@ impl EdgeTable {
                 && let Some(connection) = self.connections.take_line(socket)
             {
                 outcome = missed.ask([socket, 1, connection])?;
+                if outcome == Missed::Lives as u32 {
+                    self.connections.give_back(socket, connection);
+                }
             }
             ended += usize::from(outcome == Missed::Counted as u32);
         }
