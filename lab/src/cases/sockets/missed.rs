@@ -1,6 +1,6 @@
 //! Ends that no program has seen.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -47,7 +47,7 @@ fn ends(
     scale: Scale,
     mode: &str,
     start: impl Fn() -> Result<Agent>,
-    expect: impl Fn(&Way<'_>, &Agent, std::net::SocketAddr, u64, u64) -> Result<()>,
+    expect: impl Fn(&Way<'_>, &Agent, SocketAddr, u64, u64) -> Result<()>,
 ) -> Result<()> {
     // IPv6 alone: the agent is scraped over IPv4, and its sockets must not get the memory of those that have ended.
     let ways = [Way::near(&scene.here, Ipv6Addr::LOCALHOST)?, Way::far(&scene.here, &scene.there, scene.there.ipv6())?];
@@ -73,7 +73,7 @@ fn ends(
         agent.wait_until(PATIENCE, &what, |samples| samples.sum(ACTIVE, &[("namespace", NAMESPACE)]) == expected as f64)
     };
     active(&agent, ends_of(&all))?;
-    for ((way, to), _) in ways.iter().zip(&addresses).zip(&all) {
+    for (way, to) in ways.iter().zip(&addresses) {
         expect(way, &agent, *to, carried, number.into())?;
     }
     agent.kill9()?;
