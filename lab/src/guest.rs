@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::netlink::{Mac, with_netlink};
@@ -128,6 +130,45 @@ impl Guest {
         self.reset(port, peer, 0)
     }
 
+    /// Begins TCP connections, one after another. The ACK that ends each handshake and a first byte leave at the same time, on two
+    /// CPUs. Where they are received there, too, both find the request, of which only one can make the connection.
+    pub fn rush(&mut self, ports: impl IntoIterator<Item = u16>, peer: Peer) -> Result<()> {
+        let allowed = sched_getaffinity(None).context("asking which CPUs there are")?;
+        let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+        let (Some(first), Some(second)) = (cpus.next(), cpus.next()) else {
+            bail!("there are not two CPUs that can send at the same time");
+        };
+        for port in ports {
+            self.send_tcp(port, peer, SYN, (1, 0))?;
+            let answer = self.wait_for(|incoming| incoming.from == peer.address && incoming.is_tcp(port, SYN | ACK))?;
+            let numbers = (2, answer.tcp.1.wrapping_add(1));
+            let packets = [&b""[..], b"r"].map(|payload| self.segment(port, peer, ACK, numbers, payload));
+            let waiting = AtomicUsize::new(packets.len());
+            let sent = std::thread::scope(|scope| {
+                let threads = packets.into_iter().zip([first, second]).map(|(packet, cpu)| {
+                    let (guest, waiting) = (&*self, &waiting);
+                    scope.spawn(move || {
+                        let packet = packet.and_then(|packet| stay(cpu).map(|()| packet));
+                        waiting.fetch_sub(1, Ordering::SeqCst);
+                        while waiting.load(Ordering::SeqCst) > 0 {
+                            std::hint::spin_loop();
+                        }
+                        let packet = packet?;
+                        guest.put(&guest.frame(peer, &packet, &[]))?;
+                        Ok(packet.len())
+                    })
+                });
+                let threads: Vec<_> = threads.collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().map_err(|_| anyhow!("a thread that sends panicked"))?)
+                    .collect::<Result<Vec<usize>>>()
+            })?;
+            sent.into_iter().for_each(|packet| self.sent.add(packet));
+        }
+        Ok(())
+    }
+
     /// Begins a TCP connection with a byte in its SYN (RFC 7413), and waits until that is answered.
     pub fn knock_with_data(&mut self, port: u16, peer: Peer) -> Result<()> {
         self.send_segment(port, peer, SYN, (1, 0), b"f")?;
@@ -227,9 +268,14 @@ impl Guest {
     }
 
     fn send(&mut self, frame: &[u8], packet: usize) -> Result<()> {
+        self.put(frame)?;
+        self.sent.add(packet);
+        Ok(())
+    }
+
+    fn put(&self, frame: &[u8]) -> Result<()> {
         let sent = self.socket.send(frame).context("sending a frame")?;
         ensure!(sent == frame.len(), "{sent} bytes of a frame of {} were sent", frame.len());
-        self.sent.add(packet);
         Ok(())
     }
 
@@ -253,14 +299,21 @@ impl Guest {
     }
 
     /// The same, with data.
-    fn send_segment(
-        &mut self,
+    fn send_segment(&mut self, port: u16, peer: Peer, flags: u8, numbers: (u32, u32), payload: &[u8]) -> Result<()> {
+        let packet = self.segment(port, peer, flags, numbers, payload)?;
+        let frame = self.frame(peer, &packet, &[]);
+        self.send(&frame, packet.len())
+    }
+
+    /// A packet of TCP.
+    fn segment(
+        &self,
         port: u16,
         peer: Peer,
         flags: u8,
         (sequence, acknowledged): (u32, u32),
         payload: &[u8],
-    ) -> Result<()> {
+    ) -> Result<Vec<u8>> {
         let mut segment = [port.to_be_bytes(), peer.address.port().to_be_bytes()].concat();
         segment.extend_from_slice(&sequence.to_be_bytes());
         segment.extend_from_slice(&acknowledged.to_be_bytes());
@@ -268,9 +321,7 @@ impl Guest {
         segment.extend_from_slice(payload);
         let sum = self.pseudo_checksum(peer.address.ip(), TCP, &segment);
         segment[16..18].copy_from_slice(&sum.to_be_bytes());
-        let packet = self.ip(peer.address, TCP, &segment)?;
-        let frame = self.frame(peer, &packet, &[]);
-        self.send(&frame, packet.len())
+        self.ip(peer.address, TCP, &segment)
     }
 
     fn ip(&self, to: SocketAddr, protocol: u8, payload: &[u8]) -> Result<Vec<u8>> {
@@ -388,6 +439,13 @@ fn packet_socket(index: u32) -> Result<Socket> {
     }
     socket.set_read_timeout(Some(Duration::from_millis(100))).context("setting how long to wait for a frame")?;
     Ok(socket)
+}
+
+/// Keeps this thread on a CPU.
+fn stay(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).with_context(|| format!("staying on CPU {cpu}"))
 }
 
 /// RFC 1071.

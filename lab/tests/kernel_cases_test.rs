@@ -63,6 +63,7 @@ cases!(
     same_name,
     learned_late,
     churn,
+    tcp_hasty,
     tcp_failures,
     tcp_crossed,
     tcp_opened,

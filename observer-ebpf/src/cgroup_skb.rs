@@ -14,6 +14,7 @@ use observer_common::{abi, cache};
 
 use crate::{
     add::add,
+    again,
     find::find,
     maps::{ATOMIC_INGRESS, COUNTERS, SLOTS_PER_CPU, SOCKETS},
     round_trip,
@@ -39,6 +40,12 @@ pub fn observe_egress(ctx: SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn count(skb: *mut __sk_buff, egress: bool) {
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    // SAFETY: `skb` is the program's context.
+    if !egress && unsafe { again::is_counted(skb, cpu) } {
+        return;
+    }
     // SAFETY: `skb` is the program's context, which lives as long as the program runs.
     let length = u64::from(unsafe { (*skb).len });
     // SAFETY: a helper on the program's own context.
@@ -49,8 +56,6 @@ fn count(skb: *mut __sk_buff, egress: bool) {
     if slot == 0 {
         slot = find(skb, egress, cookie);
     }
-    // SAFETY: a helper without arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
     let row = cpu * SLOTS_PER_CPU.load();
     let counters = match COUNTERS.get_ptr_mut(row + slot) {
         Some(counters) => counters,

@@ -2,7 +2,10 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_cgroup_id};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_get_smp_processor_id, bpf_skb_cgroup_id},
+};
 use observer_common::{
     cache,
     counters::Loss,
@@ -12,7 +15,7 @@ use observer_common::{
 
 use crate::{
     add::add,
-    dialed, dns, edges,
+    again, dialed, dns, edges,
     maps::{EPHEMERAL_MIN, FINDS_CONNECTIONS, PEERS, ROWS, SOCKETS, TCP_LINES, TCP_LIVE, TCP_OWNER, TCP_QUALITY, lose},
     opaque,
     packet::{self, Packet, SCTP, tcp},
@@ -71,6 +74,10 @@ pub fn find(skb: *mut __sk_buff, egress: bool, cookie: u64) -> u32 {
         } else if !transient && !dns::is_dns(packet) {
             write(SOCKETS.get_ptr_mut(line.index), cache::line(line.tag, slot));
         }
+    }
+    if !egress && packet.is_tcp() && socket.is_listening() && !begins(packet) {
+        // SAFETY: `skb` is the context of the running program.
+        unsafe { again::remember(skb, bpf_get_smp_processor_id(), packet) };
     }
     if !egress && packet.is_tcp() && established(packet, &socket) && nobody_follows_connections() {
         if let Some(counters) = TCP_QUALITY.get_ptr_mut(slot) {

@@ -8,6 +8,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod add;
+mod again;
 mod cgroup_skb;
 mod dialed;
 mod dns;

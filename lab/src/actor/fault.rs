@@ -83,6 +83,8 @@ pub enum Drop {
     Everything,
     /// All but those with SYN: handshakes begin and do not end.
     AllButSyn,
+    /// None, but the kernel takes some microseconds to find that out for each.
+    NothingSlowly,
 }
 
 /// The kernel's own words on a connection (`struct tcp_info`).
@@ -203,6 +205,10 @@ fn deafen(fd: RawFd, drop: Drop) -> Result<()> {
     /// Where the flags are in the header, and the flag SYN.
     const FLAGS: u32 = 13;
     const SYN: u32 = 2;
+    /// `BPF_ALU | BPF_DIV | BPF_K`.
+    const DIVIDE: u16 = 0x34;
+    /// A division takes some nanoseconds, each waits for the one before.
+    const DIVISIONS: usize = 1_000;
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut program = match drop {
         Drop::Nothing => {
@@ -215,6 +221,10 @@ fn deafen(fd: RawFd, drop: Drop) -> Result<()> {
             step(RETURN, 0, 0, u32::MAX),
             step(RETURN, 0, 0, 0),
         ],
+        Drop::NothingSlowly => {
+            let divisions = std::iter::repeat_n(step(DIVIDE, 0, 0, 1), DIVISIONS);
+            divisions.chain([step(RETURN, 0, 0, u32::MAX)]).collect()
+        }
     };
     let filter = libc::sock_fprog { len: u16::try_from(program.len())?, filter: program.as_mut_ptr() };
     set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter).context("attaching a filter")

@@ -112,6 +112,7 @@ pub const CASES: &[Case] = &[
     Case { name: "same_name", body: moves::same_name, both_tables: false },
     Case { name: "learned_late", body: moves::learned_late, both_tables: false },
     Case { name: "churn", body: moves::churn, both_tables: false },
+    Case { name: "tcp_hasty", body: tcp::tcp_hasty, both_tables: false },
     Case { name: "tcp_failures", body: tcp::tcp_failures, both_tables: true },
     Case { name: "tcp_crossed", body: tcp::tcp_crossed, both_tables: true },
     Case { name: "tcp_opened", body: tcp::tcp_opened, both_tables: true },

@@ -3,6 +3,7 @@
 
 mod crossed;
 mod failures;
+mod hasty;
 mod known;
 mod lives;
 mod older;
@@ -27,6 +28,7 @@ use crate::truth::Truth;
 
 pub(super) use crossed::{crossed, tcp_crossed};
 pub(super) use failures::tcp_failures;
+pub(super) use hasty::tcp_hasty;
 pub(super) use known::tcp_known_times;
 pub(super) use lives::{tcp_active, tcp_times};
 pub(super) use older::{tcp_older, tcp_older_events};

@@ -1,0 +1,46 @@
+//! First data that arrives while another CPU still makes its connection out of the handshake.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{CLIENT, HERE, SERVER, THERE, opened};
+use crate::actor::{Command, Drop, Fault};
+use crate::cases::PATIENCE;
+use crate::cases::count::{Count, Counted};
+use crate::cases::stage::{Scale, Stage, settled, wait_for_pods};
+use crate::guest::{Guest, Peer};
+use crate::pod::{Pod, PodSpec};
+use crate::samples::Samples;
+
+/// The port that the first connection comes from.
+const FIRST_PORT: u16 = 7_000;
+
+/// The kernel filters such a packet for the listener, finds then that the other CPU was faster, and filters it for the connection
+/// again (`req_stolen` in `tcp_v4_rcv` of net/ipv4/tcp_ipv4.c). It is counted once.
+pub fn tcp_hasty(scale: Scale, _: Option<u32>) -> Result<()> {
+    let stage = Stage::new(None)?;
+    let agent = stage.agent()?;
+    let here = Pod::create(&stage.node, PodSpec::new("cases", HERE, &[CLIENT, SERVER]))?;
+    let there = Pod::create(&stage.node, PodSpec::new("cases", THERE, &["app"]))?;
+    here.introduce(&there)?;
+    let mut guest = Guest::take_over(&there)?;
+    stage.announce(&[&here, &there])?;
+    wait_for_pods(&agent, &[HERE, THERE])?;
+    let connections = scale.of(1_000, 50);
+    let before = settled(&agent)?;
+    for address in [IpAddr::from(here.ipv4()), here.ipv6().into()] {
+        let server = here.container(SERVER)?;
+        let address = SocketAddr::new(address, 0);
+        let (listener, to) = opened(server, Fault::Listen { address, backlog: u32::from(connections), defer_s: 0 })?;
+        // What the listener takes for a filter is time in which the other CPU can be faster.
+        server.run(&Command::Fault(Fault::Deafen { socket: listener, drop: Drop::NothingSlowly }))?;
+        let peer = Peer { address: to, mac: here.mac().context("the pod has no interface")? };
+        guest.rush(FIRST_PORT..FIRST_PORT + connections, peer)?;
+        let sent = Count { bytes: guest.sent.bytes, packets: guest.sent.packets };
+        let received = |after: &Samples| Counted { before: &before, after }.received(HERE, SERVER);
+        let after = agent.scrape_until(PATIENCE, |samples| received(samples).packets >= sent.packets)?;
+        ensure!(received(&after) == sent, "to {to}: {sent:?} were sent, {:?} counted", received(&after));
+    }
+    agent.terminate()
+}

@@ -1,0 +1,90 @@
+//! A packet that the kernel filters twice, to be counted once.
+//!
+//! What ends a handshake finds the request, and is filtered for the listener (`tcp_v4_rcv` in `net/ipv4/tcp_ipv4.c` and
+//! `tcp_v6_rcv` in `net/ipv6/tcp_ipv6.c`, `TCP_NEW_SYN_RECV`). Where another CPU has made the connection out of the same request
+//! meanwhile (`req_stolen`), the kernel looks the socket up again, and filters the packet for the connection. No other packet
+//! is received on this CPU in between.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_load_bytes};
+
+use crate::packet::Packet;
+
+/// The packet that a CPU has just filtered for a listener. A line of the processor's caches for each.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Filtered {
+    /// Its `struct sk_buff`; 0: none. A copy of a packet has another.
+    skb: u64,
+    /// [`numbers`] of it: the next packet may have its memory.
+    numbers: u64,
+}
+
+/// CPUs that have a line of their own. Where there are more, others share: one that was overwritten is counted twice.
+const LINES: usize = 256;
+
+#[unsafe(no_mangle)]
+static mut FILTERED: [Filtered; LINES] = [Filtered { skb: 0, numbers: 0 }; LINES];
+
+/// Remembers the packet in hand, which was filtered for a listener.
+///
+/// # Safety
+///
+/// `skb` is the context of the running program.
+#[inline(always)]
+pub unsafe fn remember(skb: *mut __sk_buff, cpu: u32, packet: &Packet) {
+    let line = line(cpu);
+    // SAFETY: the caller's promise, and a line of the table.
+    unsafe {
+        (&raw mut (*line).numbers).write_volatile(numbers(skb, packet.is_ipv6()));
+        (&raw mut (*line).skb).write_volatile(skb as u64);
+    }
+}
+
+/// Whether the packet in hand was filtered for a listener just now. What is asked for after each listener's packet is one load and
+/// a comparison otherwise.
+///
+/// # Safety
+///
+/// `skb` is the context of the running program.
+#[inline(always)]
+pub unsafe fn is_counted(skb: *mut __sk_buff, cpu: u32) -> bool {
+    let line = line(cpu);
+    // SAFETY: a line of the table, and the caller's promise.
+    unsafe {
+        let filtered = (&raw const (*line).skb).read_volatile();
+        if filtered == 0 {
+            return false;
+        }
+        (&raw mut (*line).skb).write_volatile(0);
+        filtered == skb as u64 && is_same(skb, (&raw const (*line).numbers).read_volatile())
+    }
+}
+
+/// Not inlined: it is rare, and what it needs must not be on the way of every packet.
+#[inline(never)]
+unsafe fn is_same(skb: *mut __sk_buff, filtered: u64) -> bool {
+    // `ETH_P_IPV6` in network byte order.
+    // SAFETY: the caller's promise.
+    let ipv6 = unsafe { (*skb).protocol } == u32::from(0x86ddu16.to_be());
+    // SAFETY: the caller's promise.
+    unsafe { numbers(skb, ipv6) == filtered }
+}
+
+/// What tells a packet from the next one of the same connection: its sequence number and the one that it acknowledges, with its
+/// length. Of a packet with options of IP it is what stands there in their place.
+#[inline(always)]
+unsafe fn numbers(skb: *mut __sk_buff, ipv6: bool) -> u64 {
+    let mut numbers = 0u64;
+    let offset = if ipv6 { 40 } else { 20 } + 4;
+    // SAFETY: eight bytes, as is said; where the packet ends before, they are as they were.
+    unsafe {
+        bpf_skb_load_bytes(skb.cast(), offset, (&raw mut numbers).cast(), 8);
+        numbers ^ u64::from((*skb).len)
+    }
+}
+
+#[inline(always)]
+fn line(cpu: u32) -> *mut Filtered {
+    // SAFETY: in bounds.
+    unsafe { (&raw mut FILTERED).cast::<Filtered>().add(cpu as usize & (LINES - 1)) }
+}
