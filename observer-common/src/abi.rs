@@ -1,7 +1,7 @@
 //! Names and sizes that both sides must spell alike.
 
 /// Version of everything that is pinned. It is part of the pin path, so two versions never share a map.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 
 /// Names of the maps, as the kernel sees them (at most 15 characters).
 pub mod maps {
@@ -31,7 +31,7 @@ pub mod maps {
     pub const TABLE: &str = "TABLE";
 
     /// All maps that are pinned.
-    pub const PINNED: [&str; 21] = [
+    pub const PINNED: [&str; 22] = [
         EDGES,
         ROWS,
         COUNTERS,
@@ -52,6 +52,7 @@ pub mod maps {
         crate::tcp::maps::QUALITY,
         crate::tcp::maps::LINES,
         crate::tcp::maps::LIVE,
+        crate::tcp::maps::HASHED,
         crate::tcp::maps::OWNER,
     ];
 }

@@ -12,12 +12,15 @@ pub mod maps {
     /// Address of a kernel socket to [`super::Connection`]: those whose line was taken, those that are older than the agent,
     /// and all of them on a kernel before 5.15, whose programs take no line.
     pub const LIVE: &str = "TCP_LIVE";
+    /// How many entries [`LIVE`] may have, at most, of the sockets of a group of lines (`u64` by [`super::hashed_index`]). Most often
+    /// none, and then nobody has to look there. What the agent takes out of [`LIVE`] is not taken off.
+    pub const HASHED: &str = "TCP_HASHED";
     /// One `u64`: the generation of the programs that count; 0 while there are none, and the traffic's own count
     /// the connections that they see begin.
     pub const OWNER: &str = "TCP_OWNER";
 
     /// What the probe's object shares with the traffic's.
-    pub const SHARED: [&str; 12] = [
+    pub const SHARED: [&str; 13] = [
         crate::abi::maps::EDGES,
         crate::abi::maps::ROWS,
         crate::abi::maps::FREE_SLOTS,
@@ -29,6 +32,7 @@ pub mod maps {
         QUALITY,
         LINES,
         LIVE,
+        HASHED,
         OWNER,
     ];
 }
@@ -115,6 +119,16 @@ pub const LIVE_LINES: u32 = 16_384;
 pub const fn live_index(socket: u32) -> u32 {
     // Sockets lie at the distance of their size: a product spreads them.
     ((socket as u64).wrapping_mul(SPREAD) >> (u64::BITS - LIVE_LINES.ilog2())) as u32
+}
+
+/// Groups of lines that [`maps::HASHED`] counts for: 4 KiB of memory.
+pub const LINE_GROUPS: u32 = 512;
+
+/// The group of a socket's line, by the lower half of its address.
+#[inline(always)]
+#[must_use]
+pub const fn hashed_index(socket: u32) -> u32 {
+    live_index(socket) / (LIVE_LINES / LINE_GROUPS)
 }
 
 /// Why a connection was not established, as an index of [`TcpRow::failures`].

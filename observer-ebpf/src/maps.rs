@@ -14,7 +14,7 @@ use observer_common::{
     dns::{self, ClientRecord, PeerKey, PeerName},
     edge::{EdgeKey, EdgeRow},
     record::{ContainerRecord, EndedKey, EndedRecord, TableRecord},
-    tcp::{Connection, LIVE_CONNECTIONS, LIVE_LINES, LiveLine, TcpRow},
+    tcp::{Connection, LINE_GROUPS, LIVE_CONNECTIONS, LIVE_LINES, LiveLine, TcpRow},
 };
 
 // A hash map, because its key is who talks to whom and no bounded integer names that. Looked up once for each
@@ -72,6 +72,9 @@ pub static TCP_LINES: Array<LiveLine> = Array::with_max_entries(LIVE_LINES, BPF_
 // something goes wrong in between. Allocated in advance: kernels before 6.1 warn of a tracing program that allocates.
 #[map]
 pub static TCP_LIVE: HashMap<u64, Connection> = HashMap::with_max_entries(LIVE_CONNECTIONS, 0);
+
+#[map]
+pub static TCP_HASHED: Array<u64> = Array::with_max_entries(LINE_GROUPS, 0);
 
 #[map]
 pub static TCP_OWNER: Array<u64> = Array::with_max_entries(1, 0);

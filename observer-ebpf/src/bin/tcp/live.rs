@@ -2,13 +2,18 @@
 //!
 //! An entry of the hash map takes a lock and a free element twice in the life of a connection; a line takes neither. Taking
 //! one needs an atomic exchange, which kernels before 5.12 do not have in programs.
+//!
+//! A look into the hash map costs more than all else that is done here, and hardly ever finds anything: so many entries as there may
+//! be in it are counted for each group of lines, before they are made and after they are gone, and it is asked only where there may
+//! be one.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use observer_common::tcp::{Connection, LiveLine, live_index};
+use observer_common::tcp::{Connection, LiveLine, hashed_index, live_index};
 
 use crate::{
+    add::add,
     exchange::compare_exchange,
-    maps::{TCP_LINES, TCP_LIVE},
+    maps::{TCP_HASHED, TCP_LINES, TCP_LIVE},
     sock::lower_half,
 };
 
@@ -27,7 +32,8 @@ pub fn get(sk: u64) -> Option<*mut Connection> {
     match line(sk) {
         // SAFETY: the map gave a valid, aligned pointer.
         Some(line) if unsafe { (*line).socket } == sk => Some(unsafe { &raw mut (*line).connection }),
-        _ => TCP_LIVE.get_ptr_mut(sk),
+        _ if may_be_hashed(sk) => TCP_LIVE.get_ptr_mut(sk),
+        _ => None,
     }
 }
 
@@ -57,11 +63,12 @@ pub fn insert(
         }
     }
     before(None);
-    match TCP_LIVE.insert(sk, connection, u64::from(BPF_NOEXIST)) {
-        Ok(()) => Ok(()),
-        Err(_) if TCP_LIVE.get_ptr(sk).is_some() => Err(Refused::There),
-        Err(_) => Err(Refused::Full),
+    hashed(sk, 1);
+    if TCP_LIVE.insert(sk, connection, u64::from(BPF_NOEXIST)).is_ok() {
+        return Ok(());
     }
+    hashed(sk, LESS);
+    Err(if TCP_LIVE.get_ptr(sk).is_some() { Refused::There } else { Refused::Full })
 }
 
 /// Takes its place back, and tells what was known of it. `lines` as for [`insert`].
@@ -83,9 +90,14 @@ pub fn take(sk: u64, lines: bool) -> Option<(Connection, bool)> {
             return (unsafe { compare_exchange(&raw mut (*line).socket, sk, 0) } == sk).then_some((connection, true));
         }
     }
+    if !may_be_hashed(sk) {
+        return None;
+    }
     // SAFETY: the value is copied at once; the kernel holds the socket's lock, so nobody else writes.
     let connection = unsafe { TCP_LIVE.get(sk) }.copied()?;
-    TCP_LIVE.remove(sk).is_ok().then_some((connection, false))
+    TCP_LIVE.remove(sk).ok()?;
+    hashed(sk, LESS);
+    Some((connection, false))
 }
 
 /// It has a line.
@@ -93,6 +105,25 @@ pub fn take(sk: u64, lines: bool) -> Option<(Connection, bool)> {
 pub fn is_in_line(sk: u64) -> bool {
     // SAFETY: the map gave a valid, aligned pointer.
     line(sk).is_some_and(|line| unsafe { (&raw const (*line).socket).read_volatile() } == sk)
+}
+
+/// One less, as what is added.
+const LESS: u64 = u64::MAX;
+
+/// The hash map gets an entry of this socket, or has lost one ([`LESS`]).
+#[inline(always)]
+fn hashed(sk: u64, change: u64) {
+    if let Some(count) = TCP_HASHED.get_ptr_mut(hashed_index(lower_half(sk))) {
+        // SAFETY: the map gave a valid, aligned pointer.
+        unsafe { add(count, change) };
+    }
+}
+
+/// The hash map may have an entry of this socket.
+#[inline(always)]
+fn may_be_hashed(sk: u64) -> bool {
+    // SAFETY: as above. It changes while the program runs.
+    TCP_HASHED.get_ptr(hashed_index(lower_half(sk))).is_none_or(|count| unsafe { count.read_volatile() } != 0)
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use observer_common::{
     abi, cache,
     counters::{LOSSES as LOSS_KINDS, Loss},
     edge::{EdgeKey, EdgeRow},
-    tcp::{Connection, LIVE_CONNECTIONS, LIVE_LINES, LiveLine, TcpRow},
+    tcp::{Connection, LINE_GROUPS, LIVE_CONNECTIONS, LIVE_LINES, LiveLine, TcpRow},
 };
 
 #[map]
@@ -46,6 +46,9 @@ pub static TCP_LINES: Array<LiveLine> = Array::with_max_entries(LIVE_LINES, BPF_
 
 #[map]
 pub static TCP_LIVE: HashMap<u64, Connection> = HashMap::with_max_entries(LIVE_CONNECTIONS, 0);
+
+#[map]
+pub static TCP_HASHED: Array<u64> = Array::with_max_entries(LINE_GROUPS, 0);
 
 #[map]
 pub static TCP_OWNER: Array<u64> = Array::with_max_entries(1, 0);
