@@ -10,12 +10,12 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::mount::MountFlags;
 use rustix::process::{WaitOptions, WaitStatus};
 use rustix::system::RebootCommand;
 
-use crate::cases;
+use crate::cases::{self, Wanted};
 use crate::pod::RUNTIME_DELETE_ENV;
 use crate::stuck;
 
@@ -33,17 +33,22 @@ pub fn entry() -> Option<ExitCode> {
         return Some(init());
     }
     let mut args = std::env::args().skip(1);
-    (args.next().as_deref() == Some(CASES)).then(|| run_cases(&args.next().unwrap_or_default(), args.next().as_deref()))
+    (args.next().as_deref() == Some(CASES)).then(run_cases)
 }
 
 /// Which cases to run, as the kernel's command line says.
-struct Wanted {
-    filter: String,
-    after: Option<String>,
+fn wanted(parameters: &str) -> Wanted {
+    let share = parameter(parameters, "observer.share").and_then(|share| share.split_once('/'));
+    let share = share.and_then(|(which, shares)| Some((which.parse().ok()?, shares.parse().ok()?)));
+    Wanted {
+        filter: parameter(parameters, "observer.case").unwrap_or_default().to_owned(),
+        after: parameter(parameters, "observer.after").map(str::to_owned),
+        share: share.unwrap_or((0, 1)),
+    }
 }
 
 fn init() -> ExitCode {
-    if let Err(error) = prepare().and_then(|wanted| supervise(&wanted)) {
+    if let Err(error) = prepare().and_then(|()| supervise()) {
         say(&format!("FAIL {error:#}"));
     }
     rustix::fs::sync();
@@ -55,7 +60,7 @@ fn init() -> ExitCode {
 }
 
 /// Makes of an empty file system what a node has.
-fn prepare() -> Result<Wanted> {
+fn prepare() -> Result<()> {
     mount("proc", "/proc", "proc", "")?;
     mount("sysfs", "/sys", "sysfs", "")?;
     mount("devtmpfs", "/dev", "devtmpfs", "")?;
@@ -64,17 +69,13 @@ fn prepare() -> Result<Wanted> {
     }
     mount("bpf", "/sys/fs/bpf", "bpf", "")?;
     mount_optional("tracefs", "/sys/kernel/tracing", "tracefs", "");
-    let parameters = fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
+    let parameters = command_line()?;
     match parameter(&parameters, "observer.cgroup") {
         Some("hybrid") => hybrid_cgroups()?,
         _ => pure_cgroups()?,
     }
     load_modules(Path::new("/modules"))?;
-    loopback_up().context("set the loopback interface up")?;
-    Ok(Wanted {
-        filter: parameter(&parameters, "observer.case").unwrap_or_default().to_owned(),
-        after: parameter(&parameters, "observer.after").map(str::to_owned),
-    })
+    loopback_up().context("set the loopback interface up")
 }
 
 /// cgroup v2 alone, with its controllers handed down, as systemd does it.
@@ -105,6 +106,11 @@ fn hybrid_cgroups() -> Result<()> {
 fn enabled_controllers(table: &str) -> Vec<&str> {
     let rows = table.lines().filter(|line| !line.starts_with('#'));
     rows.filter(|row| row.trim_end().ends_with('1')).filter_map(|row| row.split_whitespace().next()).collect()
+}
+
+/// What the kernel was started with (proc_cmdline(5)).
+fn command_line() -> Result<String> {
+    fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")
 }
 
 /// The value of a `name=value` kernel parameter.
@@ -143,16 +149,11 @@ fn loopback_up() -> Result<()> {
 }
 
 /// Starts the child and reaps whatever ends, until it is the child.
-fn supervise(wanted: &Wanted) -> Result<()> {
+fn supervise() -> Result<()> {
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
     say(&format!("UP after {} s, {}", uptime.split_whitespace().next().unwrap_or("?"), cases::kernel()));
     let mut command = Command::new(PROGRAM);
-    command
-        .args([CASES, &wanted.filter])
-        .args(&wanted.after)
-        .env("PATH", "/bin")
-        .env("HOME", "/root")
-        .env("RUST_BACKTRACE", "1");
+    command.arg(CASES).env("PATH", "/bin").env("HOME", "/root").env("RUST_BACKTRACE", "1");
     command.env("OBSERVER_BIN", "/bin/observer").env("OBSERVER_LAB_BIN", PROGRAM);
     // The processor is emulated, ten to twenty times slower than one on which a runtime takes 10 ms.
     command.env(RUNTIME_DELETE_ENV, "200");
@@ -178,11 +179,16 @@ fn report_end(status: WaitStatus) {
     }
 }
 
-fn run_cases(filter: &str, after: Option<&str>) -> ExitCode {
-    let (line, code) = match cases::run(filter, after, give_up) {
-        Ok(report) if report.failed.is_empty() && report.passed == 0 && after.is_none() => {
-            (format!("FAIL no case matches `{filter}`"), ExitCode::FAILURE)
-        }
+fn run_cases() -> ExitCode {
+    let outcome = command_line().and_then(|parameters| {
+        let wanted = wanted(&parameters);
+        let report = cases::run(&wanted, give_up)?;
+        let any = report.passed + report.failed.len() > 0;
+        // Where a machine stood still there may be none left.
+        ensure!(any || wanted.after.is_some(), "no case matches `{}`", wanted.filter);
+        Ok(report)
+    });
+    let (line, code) = match outcome {
         Ok(report) if report.failed.is_empty() => (format!("PASS {}", report.passed), ExitCode::SUCCESS),
         Ok(report) => (
             format!(

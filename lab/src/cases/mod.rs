@@ -156,17 +156,41 @@ impl Case {
     }
 }
 
-/// Runs the cases whose name has `filter` in it, at the scale of a guest; with `after`, only those that stand behind that one
-/// in [`CASES`]. Of one that does not end `late` is told.
-pub fn run(filter: &str, after: Option<&str>, late: fn(&str)) -> Result<Report> {
+/// Which cases to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Those whose name has this in it.
+    pub filter: String,
+    /// Only those that stand behind this one in [`CASES`].
+    pub after: Option<String>,
+    /// Where several guests share the cases: which share, from 0 on, of how many.
+    pub share: (usize, usize),
+}
+
+impl Wanted {
+    /// The cases.
+    ///
+    /// # Errors
+    ///
+    /// When there is no case of the name that they are to stand behind.
+    fn cases(&self) -> Result<impl Iterator<Item = &'static Case>> {
+        let begin = match &self.after {
+            None => 0,
+            Some(after) => {
+                1 + CASES.iter().position(|case| case.name == after).with_context(|| format!("no case {after}"))?
+            }
+        };
+        let (which, shares) = self.share;
+        // In turns: those that take long stand together.
+        let mine = CASES.iter().enumerate().skip(begin).filter(move |(index, _)| index % shares.max(1) == which);
+        Ok(mine.map(|(_, case)| case).filter(|case| case.name.contains(&self.filter)))
+    }
+}
+
+/// Runs cases at the scale of a guest. Of one that does not end `late` is told.
+pub fn run(wanted: &Wanted, late: fn(&str)) -> Result<Report> {
     let mut report = Report::default();
-    let begin = match after {
-        None => 0,
-        Some(after) => {
-            1 + CASES.iter().position(|case| case.name == after).with_context(|| format!("no case {after}"))?
-        }
-    };
-    for case in CASES[begin..].iter().filter(|case| case.name.contains(filter)) {
+    for case in wanted.cases()? {
         let begin = Instant::now();
         let outcome = stuck::watched(LIMIT, move || late(case.name), || case.run(Scale::Guest));
         // The reason at once: the machine may not come to the end.
@@ -198,3 +222,27 @@ fn kernel_older_than(major: u32, minor: u32) -> bool {
 
 /// How long to wait for something that comes by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(filter: &str, after: Option<&str>, share: (usize, usize)) -> Vec<&'static str> {
+        let wanted = Wanted { filter: filter.to_owned(), after: after.map(str::to_owned), share };
+        wanted.cases().unwrap().map(|case| case.name).collect()
+    }
+
+    #[test]
+    fn shares_are_all_cases_each_once_and_one_goes_on_where_it_stood_still() {
+        let all = names("", None, (0, 1));
+        assert_eq!(all.len(), CASES.len());
+        let mut shared = [names("", None, (0, 2)), names("", None, (1, 2))].concat();
+        assert!(shared.windows(2).any(|pair| pair == ["tcp_stream", "udp_datagrams"]), "{shared:?}");
+        shared.sort_by_key(|name| all.iter().position(|one| one == name));
+        assert_eq!(shared, all);
+        let last = names("", None, (1, 2))[4];
+        assert_eq!(names("", Some(last), (1, 2)), names("", None, (1, 2))[5..]);
+        assert_eq!(names("tcp_hasty", None, (0, 1)), ["tcp_hasty"]);
+        assert!(Wanted { filter: String::new(), after: Some("none".into()), share: (0, 1) }.cases().is_err());
+    }
+}

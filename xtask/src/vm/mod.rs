@@ -12,9 +12,10 @@ mod qemu;
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 
 use crate::steps::{Done, Steps};
@@ -26,6 +27,8 @@ use qemu::{Guest, Verdict};
 
 /// How long a guest may take for all cases, in seconds.
 const TIMEOUT: u64 = 1800;
+/// Guests that share the cases: as many as a small machine has processors.
+const GUESTS: u8 = 2;
 /// How much of the console of a guest that failed is shown, in lines.
 const SHOWN: usize = 200;
 
@@ -48,7 +51,10 @@ pub struct Args {
     /// Stop a guest after so many seconds
     #[arg(long, value_name = "N", default_value_t = TIMEOUT)]
     timeout: u64,
-    /// Show the guest's console while it runs
+    /// Share the cases among so many guests that run at the same time; each takes a processor and 2 GiB
+    #[arg(long, value_name = "N", default_value_t = GUESTS, value_parser = clap::value_parser!(u8).range(1..=16))]
+    guests: u8,
+    /// Show the guests' consoles while they run
     #[arg(long)]
     console: bool,
 }
@@ -87,6 +93,8 @@ pub fn command(args: &Args) -> Result<()> {
         filter: &args.case,
         hybrid: args.cgroup == Cgroup::Hybrid,
         timeout: Duration::from_secs(args.timeout),
+        // A few cases are not worth a second machine.
+        guests: if args.case.is_empty() { args.guests.into() } else { 1 },
         console: args.console,
     };
     boot_all(&workspace, &releases, &options).map(drop)
@@ -94,7 +102,8 @@ pub fn command(args: &Args) -> Result<()> {
 
 /// Boots these kernels on pure cgroup v2 with the release build that is there.
 pub fn boot(workspace: &Workspace, releases: &[Release]) -> Result<String> {
-    let options = Options { filter: "", hybrid: false, timeout: Duration::from_secs(TIMEOUT), console: false };
+    let timeout = Duration::from_secs(TIMEOUT);
+    let options = Options { filter: "", hybrid: false, timeout, guests: GUESTS.into(), console: false };
     boot_all(workspace, releases, &options)
 }
 
@@ -102,6 +111,7 @@ struct Options<'a> {
     filter: &'a str,
     hybrid: bool,
     timeout: Duration,
+    guests: usize,
     console: bool,
 }
 
@@ -149,7 +159,20 @@ fn boot_one(workspace: &Workspace, steps: &Steps, release: Release, options: &Op
     let Some(kernel) = kernel else { bail!("no kernel for {release}") };
     let mut verdict = None;
     steps.step(&format!("boot {}", kernel.version), || {
-        let result = boot_and_go_on(workspace, &kernel, options)?;
+        let initramfs = initramfs::build(workspace, &kernel)?;
+        let shares = thread::scope(|scope| {
+            let guests: Vec<_> = (0..options.guests)
+                .map(|which| {
+                    let (kernel, initramfs) = (&kernel, &initramfs);
+                    scope.spawn(move || boot_and_go_on(workspace, kernel, initramfs, which, options))
+                })
+                .collect();
+            guests
+                .into_iter()
+                .map(|guest| guest.join().map_err(|_| anyhow!("the thread that watches a guest panicked"))?)
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let result = of_shares(shares);
         let (passed, text) = (result.passed, result.text.clone());
         verdict = Some(result);
         Ok(if passed { Done::Now(text) } else { Done::Bad(text.replace("; ", "\n      ")) })
@@ -161,16 +184,23 @@ fn boot_one(workspace: &Workspace, steps: &Steps, release: Release, options: &Op
 /// Boots a kernel, and once more where the emulated machine stands still, for the cases that are left: QEMU translates code that
 /// a kernel rewrites while other processors run it, and is not always right. A case that does not end on a machine that goes on
 /// is told by the guest itself, and has failed.
-fn boot_and_go_on(workspace: &Workspace, kernel: &kernels::Kernel, options: &Options) -> Result<Verdict> {
-    let initramfs = initramfs::build(workspace, kernel)?;
+fn boot_and_go_on(
+    workspace: &Workspace,
+    kernel: &kernels::Kernel,
+    initramfs: &Path,
+    which: usize,
+    options: &Options,
+) -> Result<Verdict> {
     let boot = |after: Option<&str>, suffix: &str| {
-        let console = workspace.own("vm").join(format!("console-{}{suffix}.log", kernel.version));
+        let of = if options.guests == 1 { String::new() } else { format!("-{}", which + 1) };
+        let console = workspace.own("vm").join(format!("console-{}{of}{suffix}.log", kernel.version));
         let verdict = qemu::run(&Guest {
             kernel: &kernel.image,
-            initramfs: &initramfs,
+            initramfs,
             console: console.clone(),
             filter: options.filter,
             after,
+            share: (which, options.guests),
             hybrid: options.hybrid,
             timeout: options.timeout,
             echo: options.console,
@@ -199,6 +229,19 @@ fn together(first: &Verdict, again: Verdict) -> Verdict {
         text = format!("FAIL {} before a stand-still; then {text}", failed.join(", "));
     }
     Verdict { passed: again.passed && failed.is_empty(), text, boot: first.boot.or(again.boot), ..again }
+}
+
+/// The verdict on a kernel whose cases several guests have shared.
+fn of_shares(shares: Vec<Verdict>) -> Verdict {
+    let passed = shares.iter().all(|share| share.passed);
+    let said = shares.iter().filter(|share| share.passed == passed).map(|share| share.text.as_str());
+    Verdict {
+        passed,
+        text: said.collect::<Vec<_>>().join(if passed { ", " } else { "; " }),
+        boot: shares.iter().filter_map(|share| share.boot).max(),
+        stood_still: shares.iter().any(|share| share.stood_still),
+        cases: shares.into_iter().flat_map(|share| share.cases).collect(),
+    }
 }
 
 /// Shows how a console ends, for who has no other sight of this machine.
@@ -249,5 +292,14 @@ mod tests {
         let bad = together(&verdict(false, "still", &[("a", false), ("b", true)]), verdict(true, "PASS 3", &[]));
         assert!(!bad.passed && bad.text.starts_with("FAIL a before"), "{}", bad.text);
         assert!(!together(&verdict(false, "still", &[]), verdict(false, "FAIL 1 of 3", &[])).passed);
+    }
+
+    #[test]
+    fn a_kernel_passes_when_all_its_guests_do() {
+        let verdict = |passed, text: &str| Verdict { passed, ..Verdict::failed(text.to_owned()) };
+        let good = of_shares(vec![verdict(true, "PASS 4"), verdict(true, "PASS 3")]);
+        assert!(good.passed && good.text == "PASS 4, PASS 3", "{good:?}");
+        let bad = of_shares(vec![verdict(true, "PASS 4"), verdict(false, "FAIL 1 of 3: ipv6: too many")]);
+        assert!(!bad.passed && bad.text == "FAIL 1 of 3: ipv6: too many", "{bad:?}");
     }
 }

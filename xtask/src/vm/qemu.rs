@@ -38,6 +38,8 @@ pub struct Guest<'a> {
     pub filter: &'a str,
     /// Only those behind this one.
     pub after: Option<&'a str>,
+    /// Which share of them, from 0 on, of how many.
+    pub share: (usize, usize),
     /// cgroup v1 hierarchies and the unified tree, instead of v2 alone.
     pub hybrid: bool,
     /// The guest is stopped after this.
@@ -141,7 +143,8 @@ fn ask(monitor: Option<&mut ChildStdin>) {
 
 fn kernel_parameters(guest: &Guest) -> String {
     let mut parameters = String::from("console=ttyS0 quiet loglevel=4 panic=-1 unknown_nmi_panic=1");
-    parameters.push_str(" mitigations=off random.trust_cpu=on");
+    let (which, shares) = guest.share;
+    parameters.push_str(&format!(" mitigations=off random.trust_cpu=on observer.share={which}/{shares}"));
     if guest.hybrid {
         parameters.push_str(" observer.cgroup=hybrid");
     }
