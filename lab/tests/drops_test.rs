@@ -9,26 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use observer_lab::actor::{Answer, Command, Fault};
 use observer_lab::cases::drops::{CLOSED, Drops, Scene, difference, drops_of, send, settled, these};
-use observer_lab::netns::NetNs;
 use observer_lab::samples::Samples;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use support::nft;
+use support::{nft, nft_counted};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn scene() -> Scene {
     Scene::new().unwrap().expect("a kernel that gives reasons of drops")
-}
-
-/// The sum of all of nft's own packet counters in a namespace.
-fn nft_packets(netns: &NetNs) -> Result<u64> {
-    let rules = nft(netns, "list ruleset")?;
-    let mut words = rules.split_whitespace();
-    let mut sum = 0;
-    while words.by_ref().any(|word| word == "packets") {
-        sum += words.next().context("nft has no number after `packets`")?.parse::<u64>()?;
-    }
-    Ok(sum)
 }
 
 /// What the pod that sends lets not out, and what the other lets not in: datagrams, and the SYNs of connections, which are
@@ -49,7 +37,7 @@ fn the_pods_own_rules() {
     // What the rules have dropped since the last look, both pods', is what is shown.
     let mut dropped = |scene: &mut Scene| {
         let [client, server] = scene.look().unwrap();
-        let now = [&scene.client, &scene.server].map(|pod| nft_packets(pod.netns()).unwrap());
+        let now = [&scene.client, &scene.server].map(|pod| nft_counted(pod.netns()).unwrap().packets);
         let [out, into] = [now[0] - counted[0], now[1] - counted[1]];
         counted = now;
         let of = |count, drop| if count > 0 { these(&[drop]) } else { Drops::new() };
@@ -104,7 +92,7 @@ fn the_rules_of_the_node() {
         scene.c().unwrap().traffic(&send(SocketAddr::new(address, 3000), 9)).unwrap();
         scene.c().unwrap().traffic(&send(SocketAddr::new(gateway, 4000), 4)).unwrap();
         let [client, server] = scene.look().unwrap();
-        assert_eq!(nft_packets(scene.stage.node.netns()).unwrap(), 13 * round);
+        assert_eq!(nft_counted(scene.stage.node.netns()).unwrap().packets, 13 * round);
         // On the bridge the packet is still its socket's; in the node's stack only its address tells of the pod.
         let transmit = [("c", "transmit", "NETFILTER_DROP", 9), ("", "transmit", "NETFILTER_DROP", 4)];
         assert_eq!(client, these(&transmit));

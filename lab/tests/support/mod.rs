@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command as Process};
 
 use anyhow::{Context, Result, ensure};
+use observer_lab::cases::count::Count;
 use observer_lab::launch::Launcher;
 use observer_lab::netns::NetNs;
 use observer_lab::node::Node;
@@ -50,6 +51,24 @@ pub fn nft(netns: &NetNs, script: &str) -> Result<String> {
         ensure!(output.status.success(), "nft {script}: {error}");
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     })
+}
+
+/// The sum of all of nft's own counters in a namespace: packets, and their bytes at IP level.
+pub fn nft_counted(netns: &NetNs) -> Result<Count> {
+    let rules = nft(netns, "list ruleset")?;
+    let mut words = rules.split_whitespace();
+    let mut sum = Count::default();
+    let number = |word: Option<&str>| -> Result<u64> {
+        Ok(word.context("nft has no number after `packets` or `bytes`")?.parse()?)
+    };
+    while let Some(word) = words.next() {
+        match word {
+            "packets" => sum.packets += number(words.next())?,
+            "bytes" => sum.bytes += number(words.next())?,
+            _ => {}
+        }
+    }
+    Ok(sum)
 }
 
 /// Every cgroup directory of the machine whose name holds `part`.
