@@ -139,9 +139,7 @@ impl Guest {
             bail!("there are not two CPUs that can send at the same time");
         };
         for port in ports {
-            self.send_tcp(port, peer, SYN, (1, 0))?;
-            let answer = self.wait_for(|incoming| incoming.from == peer.address && incoming.is_tcp(port, SYN | ACK))?;
-            let numbers = (2, answer.tcp.1.wrapping_add(1));
+            let numbers = (2, self.begin(port, peer)?);
             let packets = [&b""[..], b"r"].map(|payload| self.segment(port, peer, ACK, numbers, payload));
             let waiting = AtomicUsize::new(packets.len());
             let sent = std::thread::scope(|scope| {
@@ -167,6 +165,18 @@ impl Guest {
             sent.into_iter().for_each(|packet| self.sent.add(packet));
         }
         Ok(())
+    }
+
+    /// Begins a TCP connection, whose answer it does not confirm yet. Returns the number to confirm.
+    pub fn begin(&mut self, port: u16, peer: Peer) -> Result<u32> {
+        self.send_tcp(port, peer, SYN, (1, 0))?;
+        let answer = self.wait_for(|incoming| incoming.from == peer.address && incoming.is_tcp(port, SYN | ACK))?;
+        Ok(answer.tcp.1.wrapping_add(1))
+    }
+
+    /// Confirms the answer to a SYN, so many times by the same segment.
+    pub fn confirm(&mut self, port: u16, peer: Peer, number: u32, times: u32) -> Result<()> {
+        (0..times).try_for_each(|_| self.send_tcp(port, peer, ACK, (2, number)))
     }
 
     /// Begins a TCP connection with a byte in its SYN (RFC 7413), and waits until that is answered.

@@ -7,7 +7,7 @@
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_load_bytes};
 
-use crate::packet::Packet;
+use crate::{packet::Packet, socket::Socket};
 
 /// The packet that a CPU has just filtered for a listener. A line of the processor's caches for each.
 #[repr(C, align(64))]
@@ -60,26 +60,32 @@ pub unsafe fn is_counted(skb: *mut __sk_buff, cpu: u32) -> bool {
     }
 }
 
+/// The memory of a packet is soon that of the next one, which may say the same: the end of a handshake that the listener had no room
+/// for comes again. But then it meets the listener again, and only a packet that meets a connection was filtered before.
+///
 /// Not inlined: it is rare, and what it needs must not be on the way of every packet.
 #[inline(never)]
 unsafe fn is_same(skb: *mut __sk_buff, filtered: u64) -> bool {
-    // `ETH_P_IPV6` in network byte order.
     // SAFETY: the caller's promise.
-    let ipv6 = unsafe { (*skb).protocol } == u32::from(0x86ddu16.to_be());
-    // SAFETY: the caller's promise.
-    unsafe { numbers(skb, ipv6) == filtered }
+    unsafe {
+        // `ETH_P_IPV6` in network byte order.
+        let ipv6 = (*skb).protocol == u32::from(0x86ddu16.to_be());
+        !Socket::of(skb).is_listening() && numbers(skb, ipv6) == filtered
+    }
 }
 
 /// What tells a packet from the next one of the same connection: its sequence number and the one that it acknowledges, with its
-/// length. Of a packet with options of IP it is what stands there in their place.
+/// length and with what stands where most senders have the time of their clock. Of a packet with options of IP it is what stands
+/// there in their place.
 #[inline(always)]
 unsafe fn numbers(skb: *mut __sk_buff, ipv6: bool) -> u64 {
-    let mut numbers = 0u64;
-    let offset = if ipv6 { 40 } else { 20 } + 4;
-    // SAFETY: eight bytes, as is said; where the packet ends before, they are as they were.
+    let segment = if ipv6 { 40 } else { 20 };
+    let [mut numbers, mut times] = [0u64; 2];
+    // SAFETY: eight bytes each, as is said; where the packet ends before, they are as they were.
     unsafe {
-        bpf_skb_load_bytes(skb.cast(), offset, (&raw mut numbers).cast(), 8);
-        numbers ^ u64::from((*skb).len)
+        bpf_skb_load_bytes(skb.cast(), segment + 4, (&raw mut numbers).cast(), 8);
+        bpf_skb_load_bytes(skb.cast(), segment + 24, (&raw mut times).cast(), 8);
+        numbers ^ times.rotate_left(32) ^ u64::from((*skb).len)
     }
 }
 

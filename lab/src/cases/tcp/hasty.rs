@@ -17,7 +17,7 @@ use crate::samples::Samples;
 const FIRST_PORT: u16 = 7_000;
 
 /// The kernel filters such a packet for the listener, finds then that the other CPU was faster, and filters it for the connection
-/// again (`req_stolen` in `tcp_v4_rcv` of net/ipv4/tcp_ipv4.c). It is counted once.
+/// again (`req_stolen` in `tcp_v4_rcv` of net/ipv4/tcp_ipv4.c). It is counted once. One that is sent again is counted again.
 pub fn tcp_hasty(scale: Scale, _: Option<u32>) -> Result<()> {
     let stage = Stage::new(None)?;
     let agent = stage.agent()?;
@@ -29,18 +29,33 @@ pub fn tcp_hasty(scale: Scale, _: Option<u32>) -> Result<()> {
     wait_for_pods(&agent, &[HERE, THERE])?;
     let connections = scale.of(1_000, 50);
     let before = settled(&agent)?;
-    for address in [IpAddr::from(here.ipv4()), here.ipv6().into()] {
-        let server = here.container(SERVER)?;
-        let address = SocketAddr::new(address, 0);
-        let (listener, to) = opened(server, Fault::Listen { address, backlog: u32::from(connections), defer_s: 0 })?;
-        // What the listener takes for a filter is time in which the other CPU can be faster.
-        server.run(&Command::Fault(Fault::Deafen { socket: listener, drop: Drop::NothingSlowly }))?;
-        let peer = Peer { address: to, mac: here.mac().context("the pod has no interface")? };
-        guest.rush(FIRST_PORT..FIRST_PORT + connections, peer)?;
+    let server = here.container(SERVER)?;
+    let listen = |address, backlog| {
+        let fault = Fault::Listen { address: SocketAddr::new(address, 0), backlog, defer_s: 0 };
+        let (listener, to) = opened(server, fault)?;
+        anyhow::Ok((listener, Peer { address: to, mac: here.mac().context("the pod has no interface")? }))
+    };
+    let check = |guest: &Guest, peer: Peer| {
         let sent = Count { bytes: guest.sent.bytes, packets: guest.sent.packets };
         let received = |after: &Samples| Counted { before: &before, after }.received(HERE, SERVER);
         let after = agent.scrape_until(PATIENCE, |samples| received(samples).packets >= sent.packets)?;
-        ensure!(received(&after) == sent, "to {to}: {sent:?} were sent, {:?} counted", received(&after));
+        ensure!(received(&after) == sent, "to {}: {sent:?} were sent, {:?} counted", peer.address, received(&after));
+        anyhow::Ok(())
+    };
+    for address in [IpAddr::from(here.ipv4()), here.ipv6().into()] {
+        let (listener, peer) = listen(address, u32::from(connections))?;
+        // What the listener takes for a filter is time in which the other CPU can be faster.
+        server.run(&Command::Fault(Fault::Deafen { socket: listener, drop: Drop::NothingSlowly }))?;
+        guest.rush(FIRST_PORT..FIRST_PORT + connections, peer)?;
+        check(&guest, peer)?;
+        // Whose queue is full: it lets the ends of handshakes go, and each that comes is another packet.
+        let (_, full) = listen(address, 1)?;
+        let begun =
+            (FIRST_PORT..).take(3).map(|port| Ok((port, guest.begin(port, full)?))).collect::<Result<Vec<_>>>()?;
+        for ((port, number), times) in begun.into_iter().zip([1, 1, 20]) {
+            guest.confirm(port, full, number, times)?;
+        }
+        check(&guest, full)?;
     }
     agent.terminate()
 }
