@@ -109,9 +109,9 @@ extern "C" fn sockets_adopt(ctx: *mut c_void) -> i32 {
 #[unsafe(link_section = "raw_tp")]
 extern "C" fn sockets_missed(ctx: *mut c_void) -> i32 {
     let ctx = RawTracePointContext::new(ctx);
-    let (sk, taken) = (ctx.arg(0), missed::taken(ctx.arg::<u64>(1) != 0, ctx.arg(2)));
+    let sk = ctx.arg(0);
     let over = |connection, in_line| life::over(Address(sk), connection, in_line);
-    missed::missed(sk, taken, over, || life::forget_base(sk)) as i32
+    missed::missed(sk, ctx.arg::<u64>(1) != 0, ctx.arg(2), over, || life::forget_base(sk)) as i32
 }
 
 /// A new edge is no news here: this object has no log.

@@ -138,8 +138,9 @@ extern "C" fn tcp_adopt(ctx: *mut c_void) -> i32 {
 #[unsafe(link_section = "raw_tp")]
 extern "C" fn tcp_missed(ctx: *mut c_void) -> i32 {
     let ctx = RawTracePointContext::new(ctx);
-    let (sk, taken) = (ctx.arg(0), missed::taken(ctx.arg::<u64>(1) != 0, ctx.arg(2)));
-    missed::missed(sk, taken, |connection, _| connection::over(Address(sk), connection), || ()) as i32
+    let sk = ctx.arg(0);
+    let over = |connection, _| connection::over(Address(sk), connection);
+    missed::missed(sk, ctx.arg::<u64>(1) != 0, ctx.arg(2), over, || ()) as i32
 }
 
 /// The row of the socket to which something happens. A listener has no peer: what it refuses is no connection.
