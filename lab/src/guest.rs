@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -49,6 +49,7 @@ pub struct Guest {
     mac: Mac,
     v4: Ipv4Addr,
     v6: Ipv6Addr,
+    ids: AtomicU16,
     /// What it sent.
     pub sent: Told,
     /// What was sent to it.
@@ -95,7 +96,8 @@ impl Guest {
             with_netlink(async |netlink| netlink.remove_addresses(POD_INDEX).await)?;
             packet_socket(POD_INDEX)
         })?;
-        Ok(Self { socket, mac, v4: pod.ipv4(), v6: pod.ipv6(), sent: Told::default(), received: Told::default() })
+        let (v4, v6, ids) = (pod.ipv4(), pod.ipv6(), AtomicU16::new(1));
+        Ok(Self { socket, mac, v4, v6, ids, sent: Told::default(), received: Told::default() })
     }
 
     /// Its addresses.
@@ -177,6 +179,11 @@ impl Guest {
     /// Confirms the answer to a SYN, so many times by the same segment.
     pub fn confirm(&mut self, port: u16, peer: Peer, number: u32, times: u32) -> Result<()> {
         (0..times).try_for_each(|_| self.send_tcp(port, peer, ACK, (2, number)))
+    }
+
+    /// Breaks a connection off by a segment that is as the one that has confirmed the answer to its SYN, but for the flag.
+    pub fn break_off(&mut self, port: u16, peer: Peer, number: u32) -> Result<()> {
+        self.send_tcp(port, peer, RST | ACK, (2, number))
     }
 
     /// Begins a TCP connection with a byte in its SYN (RFC 7413), and waits until that is answered.
@@ -340,7 +347,8 @@ impl Guest {
                 let length = u16::try_from(20 + payload.len()).context("a packet that long")?;
                 let mut header = vec![0x45, 0];
                 header.extend_from_slice(&length.to_be_bytes());
-                header.extend_from_slice(&[0, 1, 0, 0, 64, protocol, 0, 0]);
+                header.extend_from_slice(&self.next_id().to_be_bytes());
+                header.extend_from_slice(&[0, 0, 64, protocol, 0, 0]);
                 header.extend_from_slice(&self.v4.octets());
                 header.extend_from_slice(&to.octets());
                 let sum = checksum(&header);
@@ -358,6 +366,11 @@ impl Guest {
             }
         };
         Ok(packet)
+    }
+
+    /// A number for a packet of IPv4, as a host gives one to each.
+    fn next_id(&self) -> u16 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The checksum of UDP and TCP, over the pseudo header too (RFC 768, RFC 8200 section 8.1).

@@ -66,12 +66,20 @@ impl Scene {
         [self.pods[1].ipv4().into(), self.pods[1].ipv6().into()]
     }
 
-    fn quiet(&self) -> Samples {
-        drops_settled(&self.agent).unwrap();
-        settled(&self.agent).unwrap()
+    /// What is shown, what the kernel says, and what was lost, when nothing comes any more: also no segment that is sent again because
+    /// its confirmation was lost.
+    fn quiet(&self) -> (Samples, [Truth; 2], [Count; 2]) {
+        loop {
+            let truths = self.truths();
+            drops_settled(&self.agent).unwrap();
+            let samples = settled(&self.agent).unwrap();
+            if self.truths() == truths {
+                return (samples, truths, self.lost());
+            }
+        }
     }
 
-    /// Writes on a new connection, and waits until both sides have confirmed everything. It stays open: so no segment comes after
+    /// Writes on a new connection, and waits until everything is confirmed that was written. It stays open: so no segment comes after
     /// its end, and all that arrive meet its socket.
     fn exchange(&self, address: IpAddr) {
         let to = self.app(1).serve_tcp(SocketAddr::new(address, 0), ServeMode::Echo).unwrap();
@@ -94,9 +102,9 @@ fn what_arrives_is_counted_and_what_is_lost_is_dropped_and_sent_again() {
     let scene = Scene::new(&[]);
     for address in scene.addresses() {
         let all_told = (0..ROUNDS).any(|_| {
-            let (before, truths, lost) = (scene.quiet(), scene.truths(), scene.lost());
+            let (before, truths, lost) = scene.quiet();
             scene.exchange(address);
-            let (after, now, lost_now) = (scene.quiet(), scene.truths(), scene.lost());
+            let (after, now, lost_now) = scene.quiet();
             let counted = Counted { before: &before, after: &after };
             let (mut again, mut shown) = (0, 0);
             for (at, pod) in PODS.into_iter().enumerate() {
@@ -127,9 +135,9 @@ fn what_arrives_is_counted_and_what_is_lost_is_dropped_and_sent_again() {
 fn what_is_sent_again_is_no_payload() {
     let scene = Scene::new(&["--traffic.accounting", "sockets"]);
     for address in scene.addresses() {
-        let (before, truths) = (scene.quiet(), scene.truths());
+        let (before, truths, _) = scene.quiet();
         scene.exchange(address);
-        let (after, now) = (scene.quiet(), scene.truths());
+        let (after, now, _) = scene.quiet();
         let again: i64 = [0, 1].map(|at| (&now[at] - &truths[at]).protocol("Tcp.RetransSegs")).iter().sum();
         assert!(again > 0, "nothing was sent again to {address}");
         for pod in PODS {

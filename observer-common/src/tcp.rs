@@ -12,8 +12,8 @@ pub mod maps {
     /// Address of a kernel socket to [`super::Connection`]: those whose line was taken, those that are older than the agent,
     /// and all of them on a kernel before 5.15, whose programs take no line.
     pub const LIVE: &str = "TCP_LIVE";
-    /// How many entries [`LIVE`] may have, at most, of the sockets of a group of lines (`u64` by [`super::hashed_index`]). Most often
-    /// none, and then nobody has to look there. What the agent takes out of [`LIVE`] is not taken off.
+    /// How many entries [`LIVE`] may have, at most, of the sockets of a group of lines (`u64` by [`super::hashed_index`]): raised
+    /// before one is made, lowered by who has taken one out. Most often there is none, and then nobody has to look there.
     pub const HASHED: &str = "TCP_HASHED";
     /// One `u64`: the generation of the programs that count; 0 while there are none, and the traffic's own count
     /// the connections that they see begin.

@@ -7,6 +7,8 @@
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_load_bytes};
 
+use observer_common::cache::SPREAD;
+
 use crate::{packet::Packet, socket::Socket};
 
 /// The packet that a CPU has just filtered for a listener. A line of the processor's caches for each.
@@ -74,19 +76,30 @@ unsafe fn is_same(skb: *mut __sk_buff, filtered: u64) -> bool {
     }
 }
 
-/// What tells a packet from the next one of the same connection: its sequence number and the one that it acknowledges, with its
-/// length and with what stands where most senders have the time of their clock. Of a packet with options of IP it is what stands
-/// there in their place.
+/// What tells a packet from the next one of the same connection: its TCP header from the sequence number on (with the flags, the
+/// checksum, and what stands where most senders have the time of their clock), its length, and the number that IPv4 gives it. Of a
+/// packet with options of IP it is what stands there in their place. What is the same in all of that is the same packet, or one
+/// that its sender has sent twice within a tick of its clock, over IPv6, with nothing received on this CPU in between.
 #[inline(always)]
 unsafe fn numbers(skb: *mut __sk_buff, ipv6: bool) -> u64 {
     let segment = if ipv6 { 40 } else { 20 };
-    let [mut numbers, mut times] = [0u64; 2];
-    // SAFETY: eight bytes each, as is said; where the packet ends before, they are as they were.
+    let [mut id, mut options] = [0u64; 2];
+    let mut header = [0u64; 2];
+    // SAFETY: as many bytes as is said; where the packet ends before, they are zeros.
     unsafe {
-        bpf_skb_load_bytes(skb.cast(), segment + 4, (&raw mut numbers).cast(), 8);
-        bpf_skb_load_bytes(skb.cast(), segment + 24, (&raw mut times).cast(), 8);
-        numbers ^ times.rotate_left(32) ^ u64::from((*skb).len)
+        bpf_skb_load_bytes(skb.cast(), segment + 4, (&raw mut header).cast(), 16);
+        bpf_skb_load_bytes(skb.cast(), segment + 24, (&raw mut options).cast(), 8);
+        if !ipv6 {
+            bpf_skb_load_bytes(skb.cast(), 4, (&raw mut id).cast(), 2);
+        }
+        mix(mix(mix(mix(u64::from((*skb).len), header[0]), header[1]), options), id)
     }
+}
+
+/// One word more, whose bits do not meet the same bits of the others.
+#[inline(always)]
+const fn mix(all: u64, word: u64) -> u64 {
+    (all ^ word).wrapping_mul(SPREAD).rotate_left(31)
 }
 
 #[inline(always)]

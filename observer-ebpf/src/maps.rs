@@ -74,7 +74,7 @@ pub static TCP_LINES: Array<LiveLine> = Array::with_max_entries(LIVE_LINES, BPF_
 pub static TCP_LIVE: HashMap<u64, Connection> = HashMap::with_max_entries(LIVE_CONNECTIONS, 0);
 
 #[map]
-pub static TCP_HASHED: Array<u64> = Array::with_max_entries(LINE_GROUPS, 0);
+pub static TCP_HASHED: Array<u64> = Array::with_max_entries(LINE_GROUPS, BPF_F_MMAPABLE);
 
 #[map]
 pub static TCP_OWNER: Array<u64> = Array::with_max_entries(1, 0);

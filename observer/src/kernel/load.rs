@@ -350,6 +350,7 @@ fn edge_table(ebpf: &mut Ebpf, sizes: Sizes) -> Result<EdgeTable, LoadError> {
             mapping(ebpf, tcp::maps::LINES, tcp::LIVE_LINES as usize)?,
             take(ebpf, tcp::maps::LIVE)?,
             live_fd,
+            mapping(ebpf, tcp::maps::HASHED, tcp::LINE_GROUPS as usize)?,
         ),
         edges: take::<HashMap<MapData, _, _>>(ebpf, abi::maps::EDGES)?.into(),
         free: take::<Queue<MapData, u32>>(ebpf, abi::maps::FREE_SLOTS)?.into(),

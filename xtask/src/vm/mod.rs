@@ -27,8 +27,8 @@ use qemu::{Guest, Verdict};
 
 /// How long a guest may take for all cases, in seconds.
 const TIMEOUT: u64 = 1800;
-/// Guests that share the cases: as many as a small machine has processors.
-const GUESTS: u8 = 2;
+/// Guests that share the cases, where there are as many processors.
+const GUESTS: usize = 2;
 /// How much of the console of a guest that failed is shown, in lines.
 const SHOWN: usize = 200;
 
@@ -51,9 +51,10 @@ pub struct Args {
     /// Stop a guest after so many seconds
     #[arg(long, value_name = "N", default_value_t = TIMEOUT)]
     timeout: u64,
-    /// Share the cases among so many guests that run at the same time; each takes a processor and 2 GiB
-    #[arg(long, value_name = "N", default_value_t = GUESTS, value_parser = clap::value_parser!(u8).range(1..=16))]
-    guests: u8,
+    /// Share the cases among so many guests that run at the same time; each takes a processor and 2 GiB. Without, two where there are
+    /// two processors, and one with --case
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    guests: Option<u8>,
     /// Show the guests' consoles while they run
     #[arg(long)]
     console: bool,
@@ -94,7 +95,7 @@ pub fn command(args: &Args) -> Result<()> {
         hybrid: args.cgroup == Cgroup::Hybrid,
         timeout: Duration::from_secs(args.timeout),
         // A few cases are not worth a second machine.
-        guests: if args.case.is_empty() { args.guests.into() } else { 1 },
+        guests: args.guests.map_or_else(|| if args.case.is_empty() { guests() } else { 1 }, usize::from),
         console: args.console,
     };
     boot_all(&workspace, &releases, &options).map(drop)
@@ -103,8 +104,12 @@ pub fn command(args: &Args) -> Result<()> {
 /// Boots these kernels on pure cgroup v2 with the release build that is there.
 pub fn boot(workspace: &Workspace, releases: &[Release]) -> Result<String> {
     let timeout = Duration::from_secs(TIMEOUT);
-    let options = Options { filter: "", hybrid: false, timeout, guests: GUESTS.into(), console: false };
+    let options = Options { filter: "", hybrid: false, timeout, guests: guests(), console: false };
     boot_all(workspace, releases, &options)
+}
+
+fn guests() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(GUESTS)
 }
 
 struct Options<'a> {

@@ -5,12 +5,15 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     sync::{
         Mutex,
-        atomic::Ordering::{AcqRel, Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Relaxed},
+        },
     },
 };
 
 use aya::maps::{HashMap, MapData, MapError};
-use observer_common::tcp::{Connection, LiveLine, live_index};
+use observer_common::tcp::{Connection, LiveLine, hashed_index, live_index};
 
 use super::{
     super::{mapping::Mapping, sys},
@@ -31,6 +34,8 @@ pub(in crate::kernel) struct Connections {
     lines: Mapping<LiveLine>,
     rest: Mutex<HashMap<MapData, u64, Connection>>,
     rest_fd: OwnedFd,
+    /// Who looks for a connection in the rest asks here first whether there may be one.
+    hashed: Mapping<u64>,
 }
 
 impl Connections {
@@ -38,8 +43,14 @@ impl Connections {
         lines: Mapping<LiveLine>,
         rest: HashMap<MapData, u64, Connection>,
         rest_fd: OwnedFd,
+        hashed: Mapping<u64>,
     ) -> Self {
-        Self { lines, rest: rest.into(), rest_fd }
+        Self { lines, rest: rest.into(), rest_fd, hashed }
+    }
+
+    /// How many there may be in the rest of the sockets whose lines are beside this one's.
+    fn hashed(&self, socket: u64) -> &AtomicU64 {
+        self.hashed.word(hashed_index(socket as u32) as usize, 0)
     }
 
     /// Connections of slots that have an heir count for it when they end.
@@ -77,7 +88,9 @@ impl Connections {
         let mut rest = lock(&self.rest);
         let all: Vec<(u64, Connection)> = rest.iter().collect::<Result<_, _>>()?;
         for (socket, _) in all.into_iter().filter(|(_, connection)| of(connection.slot)) {
-            let _ = rest.remove(&socket);
+            if rest.remove(&socket).is_ok() {
+                self.hashed(socket).fetch_sub(1, AcqRel);
+            }
         }
         Ok(())
     }
@@ -101,8 +114,11 @@ impl Connections {
     /// Gives a connection a place again whose line was taken in the moment when it began.
     pub(super) fn give_back(&self, socket: u64, line: u64) {
         let connection = Connection { slot: slot(line), retransmitted: (line >> 32) as u32 };
+        self.hashed(socket).fetch_add(1, AcqRel);
         // Where another has a place at this address by now, that one goes on.
-        let _ = lock(&self.rest).insert(socket, connection, BPF_NOEXIST);
+        if lock(&self.rest).insert(socket, connection, BPF_NOEXIST).is_err() {
+            self.hashed(socket).fetch_sub(1, AcqRel);
+        }
     }
 
     /// Lines in use, each with its socket.
