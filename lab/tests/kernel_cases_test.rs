@@ -33,6 +33,7 @@ cases!(
     raw_protocols,
     many_peers,
     named_peers,
+    folding,
     idle_peers,
     sixty_four,
     one_socket,

@@ -15,6 +15,17 @@ pub struct PacketCounters {
     pub rx_packets: u64,
 }
 
+impl PacketCounters {
+    /// Adds those of others.
+    pub fn add(&mut self, other: &Self) {
+        let Self { tx_bytes, tx_packets, rx_bytes, rx_packets } = other;
+        self.tx_bytes += tx_bytes;
+        self.tx_packets += tx_packets;
+        self.rx_bytes += rx_bytes;
+        self.rx_packets += rx_packets;
+    }
+}
+
 /// What could not be done, as indices of the `LOSSES` map. Nothing here loses a byte; most say where bytes
 /// went that could not go to a slot of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -271,6 +271,15 @@ pub struct Payload {
     pub rx: u64,
 }
 
+impl Payload {
+    /// Adds what others have carried.
+    pub fn add(&mut self, other: &Self) {
+        let Self { tx, rx } = other;
+        self.tx += tx;
+        self.rx += rx;
+    }
+}
+
 /// What is counted of the connections of one slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters {

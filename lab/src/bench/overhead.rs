@@ -17,7 +17,6 @@ use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use observer::dns;
 use observer::kernel::btf::Btf;
 use observer::kernel::{Accounting, DEFAULT_EDGES, Kernel, LoadOptions, Pins};
-use observer::sandbox::AttachPoint;
 
 use super::load::{End, Load, Measuring, Workload};
 use super::pair::Pair;
@@ -222,7 +221,7 @@ impl BySockets {
         let bpffs = BpfFs::create()?;
         let pins = Pins::open_for(bpffs.path(), Accounting::Sockets)?;
         let mut kernel = Kernel::load(&pins, LoadOptions { edges: DEFAULT_EDGES, debug: false, dns_ports: 0 })?;
-        kernel.attacher.attach(&point(cgroup)?)?;
+        kernel.attacher.attach(&cgroup::attach_point(cgroup)?)?;
         Ok(Self { kernel, pins, _bpffs: bpffs })
     }
 }
@@ -244,7 +243,7 @@ impl Bench {
         let pins = Pins::open(bpffs.path())?;
         let dns_ports = if options.without_dns { 0 } else { dns::default_ports() };
         let mut kernel = Kernel::load(&pins, LoadOptions { edges: DEFAULT_EDGES, debug: false, dns_ports })?;
-        kernel.attacher.attach(&point(&directory(Variant::On)?)?)?;
+        kernel.attacher.attach(&cgroup::attach_point(&directory(Variant::On)?)?)?;
         let sockets = BySockets::new(&directory(Variant::Sockets)?)?;
         Ok(Self {
             options: options.clone(),
@@ -303,12 +302,6 @@ fn check_counts(kernel: &Kernel, connections: u64) -> Result<()> {
     let opened: u64 = kernel.table.read().iter().map(|reading| reading.tcp.events.opened).sum();
     ensure!(opened == connections * 2, "{opened} ends of connections were counted, {connections} were made");
     Ok(())
-}
-
-fn point(directory: &Path) -> Result<AttachPoint> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(directory).with_context(|| format!("looking at {}", directory.display()))?;
-    Ok(AttachPoint { cgroup_id: metadata.ino(), path: directory.to_owned() })
 }
 
 fn attach_empty(directory: &Path) -> Result<aya::Ebpf> {

@@ -11,6 +11,7 @@ mod detail;
 pub mod dns;
 pub mod drops;
 mod endings;
+mod folding;
 mod host;
 mod idle_peers;
 mod interface;
@@ -82,6 +83,7 @@ pub const CASES: &[Case] = &[
     Case { name: "raw_protocols", body: between_pods::raw_protocols, both_tables: true },
     Case { name: "many_peers", body: many_peers::many_peers, both_tables: true },
     Case { name: "named_peers", body: named_peers::named_peers, both_tables: true },
+    Case { name: "folding", body: folding::folding, both_tables: true },
     Case { name: "idle_peers", body: idle_peers::idle_peers, both_tables: false },
     Case { name: "sixty_four", body: sixty_four::sixty_four, both_tables: true },
     Case { name: "one_socket", body: datagrams::one_socket, both_tables: false },

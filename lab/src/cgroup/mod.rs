@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 pub(crate) use controllers::restore_root;
 pub use hierarchy::{Hierarchy, Version, detect, parse};
 pub(crate) use mark::owner_of;
-pub(crate) use programs::{EGRESS, INGRESS, effective_programs};
+pub(crate) use programs::{EGRESS, INGRESS, attach_point, effective_programs};
 
 use rustix::fs::{FlockOperation, flock};
 

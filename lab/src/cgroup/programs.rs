@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use observer::sandbox::AttachPoint;
 
 /// `BPF_CGROUP_INET_INGRESS` and `BPF_CGROUP_INET_EGRESS` of `enum bpf_attach_type`.
 pub const INGRESS: u32 = 0;
@@ -30,6 +32,12 @@ struct Query {
     link_ids: u64,
     link_attach_flags: u64,
     revision: u64,
+}
+
+/// Where the agent's programs are attached to a cgroup: for who uses them without an agent.
+pub fn attach_point(directory: &Path) -> Result<AttachPoint> {
+    let metadata = std::fs::metadata(directory).with_context(|| format!("looking at {}", directory.display()))?;
+    Ok(AttachPoint { cgroup_id: metadata.ino(), path: directory.to_owned() })
 }
 
 /// Ids of all programs that run for the packets of a cgroup, those that are attached above it included.

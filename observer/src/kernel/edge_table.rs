@@ -16,7 +16,7 @@ use observer_common::{
     abi,
     counters::{Loss, PacketCounters},
     edge::{EdgeKey, EdgeRow, state},
-    tcp::{TcpCounters, TcpRow, WORDS},
+    tcp::{TcpCounters, TcpEvents, TcpRow, WORDS},
 };
 
 pub use self::leaving::{Closing, Meanwhile};
@@ -83,6 +83,16 @@ impl EdgeReading {
     pub fn slot_use(&self) -> Option<SlotUse> {
         let slot = Slot { number: self.slot, key: self.key?, born: self.born };
         Some(SlotUse { slot, decision: self.decision, closed: self.closed })
+    }
+
+    /// Adds what another has counted, without its connections that live.
+    fn add_totals(&mut self, other: &Self) {
+        let TcpCounters { events, times, .. } = &other.tcp;
+        self.packets.add(&other.packets);
+        self.tcp.events.add(&TcpEvents { established: 0, closed: 0, ..*events });
+        self.tcp.times.connect.add(&times.connect);
+        self.tcp.times.rtt.add(&times.rtt);
+        self.tcp.payload.add(&other.tcp.payload);
     }
 }
 
@@ -202,7 +212,7 @@ impl EdgeTable {
         self.sizes.edges
     }
 
-    /// Reads every slot in use. The unattributed slot is always there.
+    /// Reads every slot in use. The unattributed slot is always there, with what those have counted that are on their way to it.
     #[must_use]
     pub fn read(&self) -> Vec<EdgeReading> {
         let _moving = lock(&self.moving);
@@ -231,12 +241,16 @@ impl EdgeTable {
     }
 
     fn totals(&self) -> Vec<EdgeReading> {
-        let mut readings = vec![self.reading(abi::UNATTRIBUTED_SLOT, None)];
+        let mut unattributed = self.reading(abi::UNATTRIBUTED_SLOT, None);
+        let mut readings = vec![unattributed];
         for slot in 1..self.sizes.slots {
             if let Some(of) = self.used(slot) {
                 readings.push(self.reading(slot, Some(of)));
+            } else if self.state(slot) == state::FOLDING {
+                unattributed.add_totals(&self.reading(slot, None));
             }
         }
+        readings[0] = unattributed;
         readings
     }
 

@@ -90,8 +90,7 @@ impl Carried {
                 let answer = self.answer(index);
                 if answer.valid != 0 {
                     let of = living.entry(answer.slot).or_default();
-                    of.payload.tx += answer.tx;
-                    of.payload.rx += answer.rx;
+                    of.payload.add(&Payload { tx: answer.tx, rx: answer.rx });
                     of.connections += 1;
                 }
             }

@@ -32,7 +32,8 @@ impl EdgeTable {
         self.retire_into(&there, None, meanwhile)
     }
 
-    /// Takes slots back and adds what they counted to the unattributed slot, so that the sum over all series stays.
+    /// Takes slots back and adds what they counted to the unattributed slot, so that the sum over all series stays. From the moment
+    /// at which they leave their edges it is read there ([`EdgeTable::read`]).
     ///
     /// # Errors
     ///
@@ -69,8 +70,10 @@ impl EdgeTable {
             meanwhile();
         }
         for slot in slots {
+            let _moving = lock(&self.moving);
             if let Some(heir) = heir {
-                self.bequeath(*slot, heir);
+                self.end_gauge(*slot);
+                self.hand_over(*slot, heir);
             }
             self.zero(*slot);
             self.give_back(*slot)?;
@@ -294,28 +297,17 @@ impl EdgeTable {
     /// When a map refuses.
     pub fn stop_following_connections(&self) -> Result<(), MapError> {
         grace_period();
-        for slot in 0..self.sizes.slots as usize {
-            for word in TcpRow::LIVING {
-                // Pages that nothing was written to stay untouched.
-                if self.quality.load(slot, word) != 0 {
-                    self.quality.word(slot, word).store(0, Relaxed);
-                }
-            }
-        }
+        (0..self.sizes.slots).for_each(|slot| self.end_gauge(slot));
         self.connections.forget(|_| true)
     }
 
-    /// Adds the totals of one slot to those of another, in the row that only the agent writes.
-    fn bequeath(&self, slot: u32, heir: u32) {
-        for row in 0..self.sizes.rows() {
-            for word in 0..size_of::<PacketCounters>() / 8 {
-                let value = self.counters.load(self.sizes.index(row, slot), word);
-                self.counters.word(self.sizes.index(self.sizes.cpus, heir), word).fetch_add(value, Relaxed);
+    /// No connection of a slot lives as far as is known: totals stay.
+    fn end_gauge(&self, slot: u32) {
+        for word in TcpRow::LIVING {
+            // Pages that nothing was written to stay untouched.
+            if self.quality.load(slot as usize, word) != 0 {
+                self.quality.word(slot as usize, word).store(0, Relaxed);
             }
-        }
-        for word in (0..WORDS).filter(|word| !TcpRow::LIVING.contains(word)) {
-            let value = self.quality.load(slot as usize, word);
-            self.quality.word(heir as usize, word).fetch_add(value, Relaxed);
         }
     }
 
