@@ -21,7 +21,7 @@ use observer::kernel::{Accounting, DEFAULT_EDGES, Kernel, LoadOptions, Pins};
 use super::load::{End, Load, Measuring, Workload};
 use super::pair::Pair;
 use super::probe::{Probe, Running};
-use super::ratios::Spread;
+use super::ratios::{Spread, Verdict};
 use crate::bpffs::BpfFs;
 use crate::cgroup::{self, Cgroup};
 use crate::launch::Launcher;
@@ -48,6 +48,9 @@ pub struct Options {
     /// Write the table as Markdown to this file too.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Write every measurement to this file, as comma-separated values: round, workload, variant, work per CPU-second.
+    #[arg(long, value_name = "FILE")]
+    raw: Option<PathBuf>,
     /// Exit with status 1 when a median is below its budget.
     #[arg(long)]
     check: bool,
@@ -130,25 +133,38 @@ pub fn overhead(options: &Options) -> Result<ExitCode> {
     eprintln!();
     check_counts(&bench.kernel, connections[&Variant::On])?;
     check_counts(&bench.sockets.kernel, connections[&Variant::Sockets])?;
+    if let Some(path) = &options.raw {
+        std::fs::write(path, raw(&rates)).with_context(|| format!("writing {}", path.display()))?;
+    }
     report(&rates, options)
+}
+
+/// Every measurement, a line each.
+fn raw(rates: &Rates) -> String {
+    let lines = rates.iter().flat_map(|((workload, variant), rates)| {
+        let line = move |(round, rate)| format!("{},{workload:?},{},{rate}\n", round + 1, variant.name());
+        rates.iter().enumerate().map(line)
+    });
+    std::iter::once("round,workload,variant,rate\n".to_owned()).chain(lines).collect()
 }
 
 fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(["workload", "on / empty", "budget", "verdict", "on / off", "empty / off"]);
+    table.set_header(["workload", "on / empty", "95 % sure", "budget", "verdict", "on / off", "empty / off"]);
     let mut met = true;
     for &Budget { workload, on: budget, .. } in options.budgets() {
         let of = |variant| rates.get(&(workload, variant)).map(Vec::as_slice).unwrap_or_default();
         let ratio = |of_variant, to| Spread::of_ratios(of(of_variant), of(to)).context("no round was measured");
         let on = ratio(Variant::On, Variant::Empty)?;
-        let good = on.median >= budget;
-        met &= good;
+        let verdict = on.against(budget);
+        met &= verdict.is_good();
         table.add_row([
             workload.title().to_owned(),
             on.to_string(),
+            sure(&on),
             format!("≥ {budget}"),
-            if good { "met" } else { "MISSED" }.to_owned(),
+            verdict.to_string(),
             ratio(Variant::On, Variant::Off)?.to_string(),
             ratio(Variant::Empty, Variant::Off)?.to_string(),
         ]);
@@ -157,7 +173,8 @@ fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
     met &= sockets_met;
     println!("{table}\n{sockets}");
     println!(
-        "Work per CPU-second of client and server, median of {} paired rounds of {} ms after {} ms (quartiles).",
+        "Work per CPU-second of client and server, median of {} paired rounds of {} ms after {} ms (quartiles); between which values \
+         the median is at 95 %.",
         options.rounds, options.measuring.milliseconds, options.measuring.warm_up
     );
     if !options.probes.is_empty() {
@@ -179,19 +196,24 @@ fn report(rates: &Rates, options: &Options) -> Result<ExitCode> {
 fn sockets_table(rates: &Rates, options: &Options) -> Result<(Table, bool)> {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(["workload", "sockets / off", "budget", "verdict"]);
+    table.set_header(["workload", "sockets / off", "95 % sure", "budget", "verdict"]);
     let mut met = true;
     for &Budget { workload, sockets: budget, .. } in options.budgets() {
         let of = |variant| rates.get(&(workload, variant)).map(Vec::as_slice).unwrap_or_default();
         let ratio = Spread::of_ratios(of(Variant::Sockets), of(Variant::Off)).context("no round was measured")?;
-        let good = budget.is_none_or(|budget| ratio.median >= budget);
-        met &= good;
-        let verdict = if good { "met" } else { "MISSED" };
-        let (budget, verdict) =
-            budget.map_or_else(Default::default, |budget| (format!("≥ {budget}"), verdict.to_owned()));
-        table.add_row([workload.title().to_owned(), ratio.to_string(), budget, verdict]);
+        let verdict = budget.map(|budget| ratio.against(budget));
+        met &= verdict.is_none_or(Verdict::is_good);
+        let (budget, verdict) = (budget.map(|budget| format!("≥ {budget}")), verdict.map(|verdict| verdict.to_string()));
+        let (budget, verdict) = (budget.unwrap_or_default(), verdict.unwrap_or_default());
+        table.add_row([workload.title().to_owned(), ratio.to_string(), sure(&ratio), budget, verdict]);
     }
     Ok((table, met))
+}
+
+/// Where the median is, as far as the rounds can tell.
+fn sure(ratio: &Spread) -> String {
+    let (low, high) = ratio.sure;
+    format!("{low:.3}–{high:.3}")
 }
 
 /// Cgroups in one network namespace, each with its programs.

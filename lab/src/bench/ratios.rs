@@ -1,6 +1,6 @@
-//! Medians and quartiles of paired ratios. Pure.
+//! Medians and quartiles of paired ratios, and how sure a median is. Pure.
 
-/// A median and the quartiles around it.
+/// A median and the quartiles around it, and between which values the median of ever more measurements would be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// A quarter of the values is below.
@@ -9,13 +9,62 @@ pub struct Spread {
     pub median: f64,
     /// A quarter of the values is above.
     pub high: f64,
+    /// The median that the values are a sample of is here with a probability of 95 %. Widely apart with few values or loud ones.
+    pub sure: (f64, f64),
+}
+
+/// Whether a budget is met: what is measured may be at least so much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As sure as [`Spread::sure`] is.
+    Met,
+    /// As sure.
+    Missed,
+    /// The median says met, and so few or loud values cannot tell it from missed.
+    MetIfAnything,
+    /// The other way round.
+    MissedIfAnything,
+}
+
+impl Verdict {
+    /// The median is within the budget, however sure that is.
+    pub const fn is_good(self) -> bool {
+        matches!(self, Self::Met | Self::MetIfAnything)
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Met => "met",
+            Self::Missed => "MISSED",
+            Self::MetIfAnything => "open, rather met",
+            Self::MissedIfAnything => "open, rather MISSED",
+        })
+    }
 }
 
 impl Spread {
     /// Of values in any order; `None` of none.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_unstable_by(f64::total_cmp);
-        Some(Self { low: quantile(&values, 0.25)?, median: quantile(&values, 0.5)?, high: quantile(&values, 0.75)? })
+        let at = |part| quantile(&values, part);
+        // How many values are below the median is binomial, whatever their distribution: n / 2, and 1.96 standard deviations of
+        // sqrt(n) / 2 each to both sides (Conover, Practical Nonparametric Statistics, 3.2).
+        let apart = 0.98 / (values.len() as f64).sqrt();
+        let sure = (at((0.5 - apart).max(0.0))?, at((0.5 + apart).min(1.0))?);
+        Some(Self { low: at(0.25)?, median: at(0.5)?, high: at(0.75)?, sure })
+    }
+
+    /// Against a budget that it may not be below.
+    pub fn against(&self, budget: f64) -> Verdict {
+        let (lowest, highest) = self.sure;
+        match self.median >= budget {
+            true if lowest >= budget => Verdict::Met,
+            true => Verdict::MetIfAnything,
+            false if highest < budget => Verdict::Missed,
+            false => Verdict::MissedIfAnything,
+        }
     }
 
     /// Of the ratios of two measurements, round by round: what both rounds suffered alike is gone from it.
@@ -42,6 +91,22 @@ fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_median_is_surer_the_more_values_there_are() {
+        let of = |count: i32| Spread::of((0..count).map(|value| f64::from(value) / f64::from(count - 1)).collect()).unwrap();
+        // 40 of 100: the 40th and the 61st of them, by tables of the binomial distribution.
+        let (low, high) = of(101).sure;
+        assert!((0.395..0.41).contains(&low) && (0.59..0.605).contains(&high), "{low} {high}");
+        let (low, high) = of(10_001).sure;
+        assert!((0.490..0.491).contains(&low) && (0.509..0.51).contains(&high), "{low} {high}");
+        assert_eq!(of(2).sure, (0.0, 1.0));
+        assert_eq!(of(101).against(0.3), Verdict::Met);
+        assert_eq!(of(101).against(0.45), Verdict::MetIfAnything);
+        assert_eq!(of(101).against(0.55), Verdict::MissedIfAnything);
+        assert_eq!(of(101).against(0.7), Verdict::Missed);
+        assert!(of(101).against(0.45).is_good() && !of(101).against(0.55).is_good());
+    }
 
     #[test]
     fn medians_and_quartiles() {

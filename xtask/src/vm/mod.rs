@@ -11,6 +11,7 @@ mod modules;
 mod qemu;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -165,6 +166,7 @@ fn boot_one(workspace: &Workspace, steps: &Steps, release: Release, options: &Op
     let mut verdict = None;
     steps.step(&format!("boot {}", kernel.version), || {
         let initramfs = initramfs::build(workspace, &kernel)?;
+        forget_consoles(&workspace.own("vm"), &kernel.version);
         let shares = thread::scope(|scope| {
             let guests: Vec<_> = (0..options.guests)
                 .map(|which| {
@@ -199,6 +201,7 @@ fn boot_and_go_on(
     let boot = |after: Option<&str>, suffix: &str| {
         let of = if options.guests == 1 { String::new() } else { format!("-{}", which + 1) };
         let console = workspace.own("vm").join(format!("console-{}{of}{suffix}.log", kernel.version));
+        let echo = options.console.then(|| if of.is_empty() { "|".to_owned() } else { format!("{} |", which + 1) });
         let verdict = qemu::run(&Guest {
             kernel: &kernel.image,
             initramfs,
@@ -208,7 +211,7 @@ fn boot_and_go_on(
             share: (which, options.guests),
             hybrid: options.hybrid,
             timeout: options.timeout,
-            echo: options.console,
+            echo,
         })?;
         if !verdict.passed && !options.console {
             show_end(&console);
@@ -254,8 +257,24 @@ fn show_end(console: &Path) {
     let bytes = fs::read(console).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
+    // At once: another guest's may be shown at the same time.
+    let mut out = std::io::stdout().lock();
     for line in &lines[lines.len().saturating_sub(SHOWN)..] {
-        println!("    | {line}");
+        // Nobody reads it where this fails, and the file has it.
+        drop(writeln!(out, "    | {line}"));
+    }
+}
+
+/// Removes the consoles of earlier boots of a kernel: fewer guests, or a boot that does not stand still, would leave them.
+fn forget_consoles(directory: &Path, version: &str) {
+    let prefix = format!("console-{version}");
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(".log"));
+        if ours.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+            // One that stays is only older than what is shown.
+            drop(fs::remove_file(entry.path()));
+        }
     }
 }
 
@@ -274,6 +293,24 @@ impl Kernel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn consoles_of_this_kernel_alone_are_forgotten() {
+        let directory = std::env::temp_dir().join(format!("observer-xtask-consoles-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (ours, others) = (
+            ["console-6.1.0-5-amd64.log", "console-6.1.0-5-amd64-1.log", "console-6.1.0-5-amd64-2-again.log"],
+            ["console-6.1.0-50-amd64.log", "console-6.1.0-5-amd64.txt", "initramfs-6.1.0-5-amd64.cpio"],
+        );
+        for name in ours.iter().chain(&others) {
+            fs::write(directory.join(name), "").unwrap();
+        }
+        forget_consoles(&directory, "6.1.0-5-amd64");
+        let left = |names: [&str; 3]| names.into_iter().filter(|name| directory.join(name).exists()).count();
+        let (ours_left, others_left) = (left(ours), left(others));
+        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!((ours_left, others_left), (0, 3));
+    }
 
     #[test]
     fn a_table_has_short_verdicts() {

@@ -44,8 +44,8 @@ pub struct Guest<'a> {
     pub hybrid: bool,
     /// The guest is stopped after this.
     pub timeout: Duration,
-    /// Show the console.
-    pub echo: bool,
+    /// Show the console, each line behind this.
+    pub echo: Option<String>,
 }
 
 /// How it went.
@@ -164,7 +164,7 @@ fn follow(guest: &Guest, console: Option<std::process::ChildStdout>) -> Result<m
     let mut file = File::create(&guest.console).with_context(|| format!("create {}", guest.console.display()))?;
     let console = console.context("QEMU has no console")?;
     let (send, receive) = mpsc::channel();
-    let echo = guest.echo;
+    let echo = guest.echo.clone();
     thread::spawn(move || {
         let mut reader = BufReader::new(console);
         let mut line = Vec::new();
@@ -173,8 +173,8 @@ fn follow(guest: &Guest, console: Option<std::process::ChildStdout>) -> Result<m
             line.clear();
             // The verdict counts even when the disk is full; then the console is short.
             drop(writeln!(file, "{text}"));
-            if echo {
-                println!("    | {text}");
+            if let Some(whose) = &echo {
+                println!("    {whose} {text}");
             }
             if send.send(text).is_err() {
                 break;

@@ -185,7 +185,7 @@ fn report(measured: &[Measured], options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn milliseconds(Spread { median, low, high }: Spread) -> String {
+fn milliseconds(Spread { median, low, high, .. }: Spread) -> String {
     format!("{:.1} ms ({:.1}–{:.1})", median * 1e3, low * 1e3, high * 1e3)
 }
 
