@@ -77,11 +77,18 @@ pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
 pub fn cargo(workspace: &Workspace) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(&workspace.root);
-    // What `cargo run` told this program about itself is not meant for another cargo.
-    for name in ["CARGO", "CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+    // What `cargo run` told this program about itself is not meant for another cargo: build scripts read some of it (ring's does), and
+    // all above them would be built anew after each `cargo build` that was started otherwise.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_of_cargo_run)) {
         command.env_remove(name);
     }
     command
+}
+
+/// What the Cargo Book's "Environment variables Cargo sets for crates" lists, as far as `cargo run` sets it.
+fn is_of_cargo_run(name: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
+        || ["CARGO", "OUT_DIR"].contains(&name)
 }
 
 /// A command as a person would type it.
@@ -89,4 +96,17 @@ pub fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
     format!("`{}`", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_cargo_is_told_what_a_person_has_set_and_nothing_of_this_program() {
+        assert!(
+            ["CARGO", "OUT_DIR", "CARGO_PKG_VERSION_MAJOR", "CARGO_MANIFEST_LINKS"].into_iter().all(is_of_cargo_run)
+        );
+        assert!(!["CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_NET_OFFLINE", "PATH"].into_iter().any(is_of_cargo_run));
+    }
 }

@@ -203,7 +203,8 @@ fn sockets_table(rates: &Rates, options: &Options) -> Result<(Table, bool)> {
         let ratio = Spread::of_ratios(of(Variant::Sockets), of(Variant::Off)).context("no round was measured")?;
         let verdict = budget.map(|budget| ratio.against(budget));
         met &= verdict.is_none_or(Verdict::is_good);
-        let (budget, verdict) = (budget.map(|budget| format!("≥ {budget}")), verdict.map(|verdict| verdict.to_string()));
+        let (budget, verdict) =
+            (budget.map(|budget| format!("≥ {budget}")), verdict.map(|verdict| verdict.to_string()));
         let (budget, verdict) = (budget.unwrap_or_default(), verdict.unwrap_or_default());
         table.add_row([workload.title().to_owned(), ratio.to_string(), sure(&ratio), budget, verdict]);
     }

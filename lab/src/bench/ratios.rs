@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn a_median_is_surer_the_more_values_there_are() {
-        let of = |count: i32| Spread::of((0..count).map(|value| f64::from(value) / f64::from(count - 1)).collect()).unwrap();
+        let of =
+            |count: i32| Spread::of((0..count).map(|value| f64::from(value) / f64::from(count - 1)).collect()).unwrap();
         // 40 of 100: the 40th and the 61st of them, by tables of the binomial distribution.
         let (low, high) = of(101).sure;
         assert!((0.395..0.41).contains(&low) && (0.59..0.605).contains(&high), "{low} {high}");
