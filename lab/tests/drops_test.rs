@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use observer_lab::actor::{Answer, Command, Fault};
 use observer_lab::cases::drops::{CLOSED, Drops, Scene, difference, drops_of, send, settled, these};
+use observer_lab::cases::seen::{Seen, until_all_seen};
 use observer_lab::samples::Samples;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use support::{nft, nft_counted};
@@ -34,16 +35,20 @@ fn the_pods_own_rules() {
         nft(netns, &format!("add rule inet t c meta l4proto {{ tcp, udp }} th dport {port} counter drop")).unwrap();
     }
     let mut counted = [0, 0];
-    // What the rules have dropped since the last look, both pods', is what is shown.
+    // What is shown and what the rules have dropped since the last look, both pods'; nothing else is shown.
     let mut dropped = |scene: &mut Scene| {
-        let [client, server] = scene.look().unwrap();
+        let found = scene.look().unwrap();
         let now = [&scene.client, &scene.server].map(|pod| nft_counted(pod.netns()).unwrap().packets);
-        let [out, into] = [now[0] - counted[0], now[1] - counted[1]];
+        let ruled = [now[0] - counted[0], now[1] - counted[1]];
         counted = now;
+        let shown = found.each_ref().map(|drops| drops.values().sum());
+        let [out, into]: [u64; 2] = shown;
         let of = |count, drop| if count > 0 { these(&[drop]) } else { Drops::new() };
-        assert_eq!(client, of(out, ("c", "transmit", "NETFILTER_DROP", out)));
-        assert_eq!(server, of(into, ("", "receive", "NETFILTER_DROP", into)));
-        (out, into)
+        assert_eq!(
+            found,
+            [of(out, ("c", "transmit", "NETFILTER_DROP", out)), of(into, ("", "receive", "NETFILTER_DROP", into))]
+        );
+        (shown, ruled)
     };
     for address in scene.addresses() {
         let [out, into] = [1000, 2000].map(|port| SocketAddr::new(address, port));
@@ -52,15 +57,21 @@ fn the_pods_own_rules() {
             assert!(format!("{error:#}").contains("not permitted"), "{error:#}");
         }
         scene.c().unwrap().traffic(&send(into, 13)).unwrap();
-        assert_eq!(dropped(&mut scene), (7, 13));
+        assert_eq!(dropped(&mut scene), ([7, 13], [7, 13]));
         for to in [out, into] {
-            let dial = Fault::Dial { to, times: DIALS, again: AGAIN, give_up_ms: None };
-            let errors = vec![libc::ETIMEDOUT; DIALS.into()];
-            assert_eq!(scene.c().unwrap().run(&Command::Fault(dial)).unwrap(), Answer::Dialed { errors });
-            // One that could not even leave is tried once more than was asked for.
-            let (left, came) = dropped(&mut scene);
-            let (found, none) = if to == out { (left, came) } else { (came, left) };
-            assert!(found >= syns && none == 0, "{left} SYNs were not let out and {came} not in, {syns} were sent");
+            // A timer sends a SYN again.
+            let round = || {
+                let dial = Fault::Dial { to, times: DIALS, again: AGAIN, give_up_ms: None };
+                let errors = vec![libc::ETIMEDOUT; DIALS.into()];
+                assert_eq!(scene.c()?.run(&Command::Fault(dial))?, Answer::Dialed { errors });
+                // One that could not even leave is tried once more than was asked for.
+                let (shown, ruled) = dropped(&mut scene);
+                let [left, came] = ruled;
+                let (found, none) = if to == out { (left, came) } else { (came, left) };
+                assert!(found >= syns && none == 0, "{left} SYNs were not let out and {came} not in, {syns} were sent");
+                Seen::compare(shown, ruled)
+            };
+            until_all_seen(address, round).unwrap();
         }
     }
 }

@@ -24,6 +24,7 @@ mod oom;
 mod restart;
 mod runqueue;
 mod runs;
+pub mod seen;
 mod selection;
 mod shared;
 mod sixty_four;

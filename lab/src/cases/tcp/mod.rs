@@ -10,13 +10,12 @@ mod older;
 mod opened;
 mod retransmissions;
 mod roles;
-mod seen;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, bail, ensure};
-use seen::{Seen, until_all_seen};
 
+use super::seen::{Seen, until_all_seen};
 use super::stage::{Stage, settled, wait_for_pods};
 use super::ways::{CLIENT, HERE, SERVER, THERE, Way};
 use super::{PATIENCE, kernel_older_than};

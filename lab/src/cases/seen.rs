@@ -17,7 +17,7 @@ const MOST_HIDDEN_IN_ALL: u64 = 2 * ROUNDS;
 /// threads of the machine's own out of sight. It then runs no program at a tracepoint on top of them and does not count
 /// that as missed (seen on a virtual machine, whose kernel's own trace has these events, without a stack; `run_queue` meets
 /// the same threads). That is no property of observer, but rounds without such a thread are.
-pub(super) fn until_all_seen(what: IpAddr, mut round: impl FnMut() -> Result<Seen>) -> Result<()> {
+pub fn until_all_seen(what: IpAddr, mut round: impl FnMut() -> Result<Seen>) -> Result<()> {
     let mut hidden = 0;
     for _ in 0..ROUNDS {
         match round()? {
@@ -35,13 +35,16 @@ pub(super) fn until_all_seen(what: IpAddr, mut round: impl FnMut() -> Result<See
 }
 
 /// What was reported of a round.
-pub(super) enum Seen {
+pub enum Seen {
+    /// Every event.
     All,
     /// The round did not come to be what it was to be, so there is nothing to compare; with the reason.
     Nothing(String),
-    /// So many were not; with the words that say which.
+    /// Some were not.
     Fewer {
+        /// So many.
         lacking: u64,
+        /// The words that say which.
         how: String,
     },
 }
