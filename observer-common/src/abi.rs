@@ -1,7 +1,7 @@
 //! Names and sizes that both sides must spell alike.
 
 /// Version of everything that is pinned. It is part of the pin path, so two versions never share a map.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 
 /// Names of the maps, as the kernel sees them (at most 15 characters).
 pub mod maps {

@@ -26,8 +26,8 @@ impl PacketCounters {
     }
 }
 
-/// What could not be done, as indices of the `LOSSES` map. Nothing here loses a byte; most say where bytes
-/// went that could not go to a slot of their own.
+/// What could not be done, as indices of the `LOSSES` map. Most say where bytes went that could not go to a slot of their own;
+/// only those of [`Loss::EndUnknown`] are in no counter, and only where traffic is counted by sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Loss {
@@ -44,10 +44,14 @@ pub enum Loss {
     /// Events that the kernel passed over while the TCP probe of agents before this one ran: the agent adds them when it
     /// takes over.
     TcpMissed = 5,
+    /// A connection was over before a program could read its socket, most often because its end was passed over and the memory of its
+    /// socket was used again before anybody looked at it: its last round trip, what it sent again after the last time that was seen, and
+    /// by sockets what it carried are not known.
+    EndUnknown = 6,
 }
 
 /// Entries of the `LOSSES` map.
-pub const LOSSES: u32 = 6;
+pub const LOSSES: u32 = 7;
 
 const _: () = assert!(size_of::<PacketCounters>() == 32);
 

@@ -102,6 +102,14 @@ pub mod globals {
     pub const SRTT_US: &str = "TP_SRTT_US";
     /// Segments sent again.
     pub const TOTAL_RETRANS: &str = "TP_TOTAL_RETRANS";
+    /// What the timer that paces calls; 0 where that is not known.
+    pub const PACING: &str = "TP_PACING";
+    /// What the timer of held back confirmations calls; 0 where that is not known.
+    pub const HELD_BACK: &str = "TP_HELD_BACK";
+    /// Functions for signed segments; 0 where the kernel has none.
+    pub const SIGNING: &str = "TP_SIGNING";
+    /// The last byte of all that the programs read of it.
+    pub const LAST: &str = "TP_LAST";
 }
 
 /// Bytes of `struct sock_common` that the programs read in one piece; every field of it that they use lies within.

@@ -6,7 +6,8 @@ use anyhow::{Result, bail, ensure};
 
 /// How often it is tried to see every event.
 const ROUNDS: u64 = 8;
-/// What a round may lack: as much as one tick of the timers does at once, at most five connections that time out together.
+/// What a round may lack: as much as one tick of the timers, or what it makes the network do, does at once, at most five connections
+/// that time out together.
 const MOST_HIDDEN: u64 = 5;
 /// What all rounds may lack: of 252 rounds on two busy CPUs one lacked one event.
 const MOST_HIDDEN_IN_ALL: u64 = 2 * ROUNDS;

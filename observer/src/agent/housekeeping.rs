@@ -92,6 +92,16 @@ struct Keeper {
     refused: Refused,
 }
 
+/// Ends connections whose end the kernel has passed over. At the start before anything is shown, and soon: the memory that tells what
+/// they have carried may be used for something else at any time.
+pub(super) fn end_missed(table: &EdgeTable) {
+    match table.end_missed() {
+        Ok(0) => {}
+        Ok(connections) => debug!(connections, "ended connections whose end the kernel has passed over"),
+        Err(error) => warn!("connections whose end the kernel has passed over are shown as ones that live: {error}"),
+    }
+}
+
 /// Idle edges that lost their places since the log said so, and when that was.
 #[derive(Default)]
 struct Evicted {
@@ -139,7 +149,7 @@ impl Keeper {
                     self.act(urgent);
                     self.act_on_all();
                 }
-                Some(Task::EndMissed) => self.end_missed(),
+                Some(Task::EndMissed) => end_missed(&self.table),
                 Some(Task::Retire(retirement)) => self.retire(retirement),
                 Some(Task::Stop) => return,
                 None => {
@@ -212,16 +222,6 @@ impl Keeper {
             Ok(0) => {}
             Ok(closed) => debug!(slots = closed, "closed slots whose peer is another one now"),
             Err(error) => warn!("slots stay open although their peer is another one now: {error}"),
-        }
-    }
-
-    fn end_missed(&self) {
-        match self.table.end_missed() {
-            Ok(0) => {}
-            Ok(connections) => debug!(connections, "ended connections whose end the kernel has passed over"),
-            Err(error) => {
-                warn!("connections whose end the kernel has passed over are shown as ones that live: {error}");
-            }
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tracing::{debug, warn};
 
-use super::{follow::Follower, oom_log};
+use super::{follow::Follower, housekeeping, oom_log};
 use crate::{
     config::RunOptions,
     identity::Snapshot,
@@ -88,6 +88,7 @@ impl Probes {
         tell(agent.metrics, DROPS_PROBE, "dropped packets are not counted", drops);
         let tcp = with(&btf, |btf| tcp::start(pins, btf, table));
         let tcp = tcp.map(|(misses, programs)| {
+            housekeeping::end_missed(table);
             probes.programs.extend(programs);
             agent.registry.register(TcpMissesCollector::new(misses, Arc::clone(agent.metrics)));
         });

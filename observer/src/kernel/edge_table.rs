@@ -141,6 +141,8 @@ pub struct Losses {
     pub connections_full: u64,
     /// Connections that are older than this agent and found no place.
     pub older_full: u64,
+    /// Connections whose end was missed and of which nothing is known any more.
+    pub end_unknown: u64,
 }
 
 /// Reads the counters and gives slots back.
@@ -361,6 +363,7 @@ impl EdgeTable {
             insert_failed: loss(Loss::InsertFailed),
             unparsed: loss(Loss::Unparsed),
             connections_full: loss(Loss::ConnectionsFull),
+            end_unknown: loss(Loss::EndUnknown),
             older_full: self.older_full.load(Relaxed),
         }
     }

@@ -151,7 +151,7 @@ pub fn over<S: Carries>(socket: S, connection: Connection, in_line: bool) {
     let Some(counters) = payload::row(connection.slot) else { return };
     // SAFETY: the map gave a valid, aligned pointer.
     unsafe {
-        // Where the end was missed, the socket may be a new one by now, which has nothing.
+        // Less than nothing is nothing, should the base be another's.
         payload::count(counters, all.tx.saturating_sub(base.tx), all.rx.saturating_sub(base.rx));
         if retransmitted > connection.retransmitted {
             // Sent again, but dropped before it left the host.

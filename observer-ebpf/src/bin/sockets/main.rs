@@ -110,7 +110,13 @@ extern "C" fn sockets_adopt(ctx: *mut c_void) -> i32 {
 extern "C" fn sockets_missed(ctx: *mut c_void) -> i32 {
     let ctx = RawTracePointContext::new(ctx);
     let sk = ctx.arg(0);
-    let over = |connection, in_line| life::over(Address(sk), connection, in_line);
+    let over = |connection, in_line| {
+        let is_its = payload::is_of_connection(sk);
+        if is_its {
+            life::over(Address(sk), connection, in_line);
+        }
+        is_its
+    };
     missed::missed(sk, ctx.arg::<u64>(1) != 0, ctx.arg(2), over, || life::forget_base(sk)) as i32
 }
 

@@ -11,7 +11,7 @@ use crate::{
     add::add,
     full::{Address, Full, Measures, Pointer, load},
     life,
-    maps::{SK_PROTOCOL, TCP_QUALITY},
+    maps::{SK_PROTOCOL, TCP_QUALITY, TP_SRTT_US},
     own::{
         SK_FLAGS, SK_LOCK, SK_OWNED, SOCKET_BASES, SOCKETS_OLDER, TP_BYTES_RECEIVED, TP_BYTES_RETRANS, TP_BYTES_SENT,
     },
@@ -108,6 +108,18 @@ pub fn at_most(sk: u64) -> Base {
     let again: u64 = sock::read(sk, &TP_BYTES_RETRANS);
     let sent: u64 = sock::read(sk, &TP_BYTES_SENT);
     Base { tx: sent.wrapping_sub(again), rx }
+}
+
+/// The counters of the socket at this address, which is over, are those of a connection that was established: that has a round trip
+/// time, or has carried something (a server that sent its SYN-ACK twice and got no more than data has none). Others have been there
+/// if not: a call that failed, or part of the memory is used for something else.
+#[inline(always)]
+pub fn is_of_connection(sk: u64) -> bool {
+    /// More than 280 TB, or less than nothing: no connection has carried that.
+    const BITS: u32 = 48;
+    let (tx, rx) = (sent(sk), received(sk));
+    let round_trip: u32 = sock::read(sk, &TP_SRTT_US);
+    (round_trip != 0 || tx | rx != 0) && (tx | rx) >> BITS == 0
 }
 
 /// In this order: what is sent again between both reads makes it less, not more (`__tcp_retransmit_skb` in

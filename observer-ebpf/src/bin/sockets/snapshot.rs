@@ -2,7 +2,13 @@
 
 use observer_common::sockets::{BATCH, Base};
 
-use crate::{live, own::SOCKETS_ASKED, payload, slot::NONE};
+use crate::{
+    live,
+    own::SOCKETS_ASKED,
+    payload,
+    slot::NONE,
+    sock::{self, state},
+};
 
 /// Answers for the first `count` of the sockets that are asked for.
 #[inline(always)]
@@ -16,7 +22,7 @@ pub fn read(count: u64) {
 }
 
 /// The address may be that of a socket that is gone by now, or of another one: what is read is right if the connection is
-/// among those that live before and afterwards. One leaves them before its memory can be anybody else's.
+/// among those that live before and afterwards. One leaves them before its memory can be anybody else's, unless its end was missed.
 #[inline(never)]
 fn one(index: u32) -> u32 {
     let Some(asked) = SOCKETS_ASKED.get_ptr_mut(index) else { return 0 };
@@ -25,6 +31,12 @@ fn one(index: u32) -> u32 {
     let before = slot_of(sk);
     let base = base_of(sk);
     let (all, _) = payload::while_busy(sk);
+    // Of a connection whose end was missed the memory may be anything by now.
+    let is_there = match sock::state_of_connection(sk) {
+        0 => false,
+        state::CLOSE => payload::is_of_connection(sk),
+        _ => true,
+    };
     let slot = slot_of(sk);
     // The same slot may be that of the next connection at this address, but no base goes from one to the other.
     let is_same = slot == before && base_of(sk) == base;
@@ -34,7 +46,7 @@ fn one(index: u32) -> u32 {
         (*asked).tx = all.tx.saturating_sub(base.tx);
         (*asked).rx = all.rx.saturating_sub(base.rx);
         (*asked).slot = slot;
-        (*asked).valid = u32::from(slot != NONE && is_same);
+        (*asked).valid = u32::from(slot != NONE && is_same && is_there);
     }
     0
 }

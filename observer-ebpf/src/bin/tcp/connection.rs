@@ -105,6 +105,7 @@ pub fn uncounted(connection: Connection) {
         // SAFETY: the map gave a valid, aligned pointer.
         unsafe { add(&raw mut (*counters).closed, 1) };
     }
+    lose(Loss::EndUnknown);
 }
 
 /// A connection is over, and has no place any more.

@@ -41,7 +41,7 @@ use observer_common::{edge::EdgeKey, tcp::TcpRow};
 
 use crate::{
     add::add,
-    full::{Address, Pointer},
+    full::{Address, Full, Pointer},
     maps::{TCP_GENERATION, TCP_OWNER, TCP_QUALITY, TP_TOTAL_RETRANS},
     slot::Caller,
     sock::{Sock, state},
@@ -139,7 +139,14 @@ extern "C" fn tcp_adopt(ctx: *mut c_void) -> i32 {
 extern "C" fn tcp_missed(ctx: *mut c_void) -> i32 {
     let ctx = RawTracePointContext::new(ctx);
     let sk = ctx.arg(0);
-    let over = |connection, _| connection::over(Address(sk), connection);
+    let over = |connection, _| {
+        // A call that failed has none, and may have been at this address since.
+        let is_its = Address(sk).measures().round_trip != 0;
+        if is_its {
+            connection::over(Address(sk), connection);
+        }
+        is_its
+    };
     missed::missed(sk, ctx.arg::<u64>(1) != 0, ctx.arg(2), over, || ()) as i32
 }
 

@@ -9,16 +9,21 @@ use crate::{
 
 /// Ends the connection of the socket at this address if it is over. With `in_line` the agent has taken its line from it, which programs
 /// without atomic exchanges cannot, and `line` is what that had; no `Option` of it, which older verifiers find half uninitialised.
-/// `over` counts one whose socket is still as it was in the end; `forget` drops what
-/// is kept by its address.
+/// `over` counts one whose socket is still as it was in the end, and says whether it is; `forget` drops what is kept by its address.
 ///
 /// One that begins has its place while its state is that of the handshake or one after it, and one that ends gives it back before
 /// its state is written: in any other state there is none whose end is still to come.
 #[inline(always)]
-pub fn missed(sk: u64, in_line: bool, line: u64, over: impl FnOnce(Connection, bool), forget: impl FnOnce()) -> Missed {
+pub fn missed(
+    sk: u64,
+    in_line: bool,
+    line: u64,
+    over: impl FnOnce(Connection, bool) -> bool,
+    forget: impl FnOnce(),
+) -> Missed {
     // In this order: what is read of the state is not from before the connection that has the place.
     let has_line = live::is_in_line(sk);
-    let now = sock::state_of(sk);
+    let now = sock::state_of_connection(sk);
     if state::was_established(now) || now == state::SYN_SENT || now == state::SYN_RECV {
         if in_line {
             // Another has begun there, and the agent gives it a place again, where no base is its own.
@@ -35,10 +40,8 @@ pub fn missed(sk: u64, in_line: bool, line: u64, over: impl FnOnce(Connection, b
     } else {
         return Missed::Lives;
     };
-    // In any other state it is another socket.
-    if now == state::CLOSE && sock::is_tcp(sk) {
-        over(connection, in_line);
-    } else {
+    // In any other state it is another socket, or none.
+    if now != state::CLOSE || !over(connection, in_line) {
         forget();
         connection::uncounted(connection);
     }

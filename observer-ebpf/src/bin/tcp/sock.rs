@@ -7,7 +7,8 @@ use observer_common::tcp::COMMON_LEN;
 
 use crate::maps::{
     CGROUP_KN, KN_ID, KN_PARENT, OBSERVED, SK_CGROUP, SK_PROTOCOL, SK_SOCKET, SKC_COOKIE, SKC_DADDR, SKC_DPORT,
-    SKC_FAMILY, SKC_NUM, SKC_RCV_SADDR, SKC_STATE, SKC_V6_DADDR, SKC_V6_RCV_SADDR, SOCKET_STATE,
+    SKC_FAMILY, SKC_NET, SKC_NUM, SKC_RCV_SADDR, SKC_STATE, SKC_V6_DADDR, SKC_V6_RCV_SADDR, SOCKET_STATE, TP_HELD_BACK,
+    TP_LAST, TP_PACING, TP_SIGNING,
 };
 
 /// Of `include/net/tcp_states.h`.
@@ -211,6 +212,67 @@ pub fn is_tcp(sk: u64) -> bool {
     /// `IPPROTO_TCP`.
     const TCP: u16 = 6;
     read::<u16>(sk, &SK_PROTOCOL) == TCP
+}
+
+/// The state of the connected TCP socket at this address; 0, which is none, where there is no such socket (any more). Not inlined:
+/// its part of the stack is not added to that of the others.
+///
+/// What ends leaves its memory as it is, until the kernel makes another socket there, or has no other socket beside it and gives the
+/// memory away (`SLAB_TYPESAFE_BY_RCU` in include/linux/slab.h). Anything may be there then. So what every connection has is looked
+/// at: the protocol, the family, a pointer of the kernel's to its namespace, and where it is over the peer's port, which a new socket
+/// lacks.
+#[inline(never)]
+pub fn state_of_connection(sk: u64) -> i32 {
+    /// `AF_INET` of `include/linux/socket.h`.
+    const AF_INET: u16 = 2;
+    let mut sock = MaybeUninit::uninit();
+    let sock = Sock::read(sk, &mut sock);
+    let is_internet = sock.family() == AF_INET || sock.family() == AF_INET6;
+    if !is_internet || !is_in_kernel(sock.field(&SKC_NET)) || !is_tcp(sk) {
+        return 0;
+    }
+    let state = i32::from(sock.field::<u8>(&SKC_STATE));
+    // What is not over is in use, also by a peer whose port is 0.
+    let is_there = match state {
+        state::SYN_SENT | state::SYN_RECV => true,
+        state::CLOSE => sock.dport() != 0 && is_whole(sk),
+        _ => state::was_established(state),
+    };
+    if is_there { state } else { 0 }
+}
+
+/// The end of the socket, where its counters are, is still its own. Memory is given away by the page, and that end may lie in another
+/// page than the beginning. So two pointers of it that go into the kernel's image must be there, near each other: what the timers call
+/// that every socket has (`tcp_init_xmit_timers` in net/ipv4/tcp_timer.c), and where these lie in another page than the last that is
+/// read, the functions for signed segments (`tcp_v4_init_sock` in net/ipv4/tcp_ipv4.c). Nobody changes them.
+#[inline(always)]
+fn is_whole(sk: u64) -> bool {
+    /// 4 KiB; a kernel with larger pages gives them away whole.
+    const PAGE: u32 = 12;
+    let page_of = |offset: &Global<u32>| sk.wrapping_add(offset.load().into()) >> PAGE;
+    let pacing = read(sk, &TP_PACING);
+    if !are_near(pacing, read(sk, &TP_HELD_BACK)) {
+        return false;
+    }
+    let last = page_of(&TP_LAST);
+    sk >> PAGE == last
+        || page_of(&TP_HELD_BACK) == last
+        || (page_of(&TP_SIGNING) == last && are_near(pacing, read(sk, &TP_SIGNING)))
+}
+
+/// Two addresses of the kernel's image, which is smaller than this, and not the same one.
+#[inline(always)]
+fn are_near(one: u64, other: u64) -> bool {
+    const IMAGE: u64 = 1 << 28;
+    let distance = one.wrapping_sub(other);
+    let is_near = distance < IMAGE || distance.wrapping_neg() < IMAGE;
+    is_in_kernel(one) && is_in_kernel(other) && is_near && distance != 0
+}
+
+/// The upper half of all addresses is the kernel's.
+#[inline(always)]
+fn is_in_kernel(address: u64) -> bool {
+    address >> 63 == 1
 }
 
 /// The state of a TCP socket.

@@ -2,7 +2,7 @@
 //!
 //! The kernel does not run a program inside of itself (see [`Misses`](crate::kernel::Misses)): an interrupt that ends a connection
 //! while the program runs on that CPU passes its end over. Such a connection would be shown as one that lives until another has the
-//! memory of its socket. Until then its socket still says that it is closed, and what it has carried.
+//! memory of its socket. Its socket says that it is closed, and what it has carried, until the kernel uses that memory for anything.
 
 use std::{
     io,
@@ -67,7 +67,8 @@ impl Looks {
 
 impl EdgeTable {
     /// Ends connections whose end was passed over, and tells how many there were. Looks at them only when the kernel has passed
-    /// something over, and when it was long ago. Call it on the thread that gives slots back: what ends counts in its slot.
+    /// something over, and when it was long ago. Call it on the thread that gives slots back, or before there is one: what ends counts
+    /// in its slot.
     ///
     /// # Errors
     ///

@@ -74,6 +74,11 @@ impl Offsets {
             (globals::KN_PARENT, btf.first_offset(&[("kernfs_node", "__parent"), ("kernfs_node", "parent")])?),
             (globals::SRTT_US, btf.offset("tcp_sock", "srtt_us")?),
             (globals::TOTAL_RETRANS, btf.offset("tcp_sock", "total_retrans")?),
+            // Without these less is read of sockets that are over, and nothing that is wrong.
+            (globals::PACING, btf.offset("tcp_sock", "pacing_timer.function").unwrap_or(0)),
+            (globals::HELD_BACK, btf.offset("tcp_sock", "compressed_ack_timer.function").unwrap_or(0)),
+            (globals::SIGNING, btf.offset("tcp_sock", "af_specific").unwrap_or(0)),
+            (globals::LAST, last_byte(btf)),
         ];
         let open = vec![
             (older::globals::FILE_PRIVATE, btf.offset("file", "private_data")?),
@@ -83,6 +88,13 @@ impl Offsets {
         ];
         Ok(Self { shared, open })
     }
+}
+
+/// The last byte of what programs read of a `struct tcp_sock`, those that count by sockets, too. All of it are numbers of up to eight
+/// bytes.
+fn last_byte(btf: &Btf) -> u32 {
+    let fields = ["srtt_us", "total_retrans", "bytes_sent", "bytes_retrans", "bytes_received"];
+    fields.iter().filter_map(|field| btf.offset("tcp_sock", field).ok()).max().map_or(0, |offset| offset + 7)
 }
 
 /// Whether this kernel's tracepoints have the arguments that the programs take.
@@ -255,6 +267,10 @@ mod tests {
         let Offsets { shared, open } = Offsets::of(&btf).unwrap();
         let names: std::collections::HashSet<_> = shared.iter().chain(&open).map(|(name, _)| name).collect();
         assert_eq!(names.len(), shared.len() + open.len());
+        // Without these programs run all the same, and know less of connections that are over.
+        for wanted in [globals::PACING, globals::HELD_BACK, globals::LAST] {
+            assert!(shared.iter().any(|(name, offset)| *name == wanted && *offset != 0), "{wanted}");
+        }
     }
 
     #[test]

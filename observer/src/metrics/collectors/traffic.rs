@@ -79,6 +79,7 @@ impl TrafficCollector {
             ("unparsed", losses.unparsed),
             ("connections_full", losses.connections_full),
             ("older_connections_full", losses.older_full),
+            ("end_unknown", losses.end_unknown),
         ] {
             self.agent.kernel_losses(reason, total);
         }
