@@ -107,7 +107,7 @@ fn resolver(workspace: &Workspace) -> Result<Done> {
 fn run_part(workspace: &Workspace, part: Part, filter: Option<&str>) -> Result<String> {
     match part {
         Part::Unit => {
-            let mut command = cargo_test(workspace);
+            let mut command = cargo_test(workspace, &["--workspace", "--exclude", "observer-ebpf"]);
             command.args(["--lib", "--bins"]);
             for krate in ["observer", "observer-common", "xtask"] {
                 add_tests(&mut command, &test_files(&workspace.root.join(krate))?);
@@ -131,7 +131,7 @@ fn lab_tests(workspace: &Workspace, filter: Option<&str>, wanted: impl Fn(&str) 
     if names.is_empty() {
         return Ok("no tests".into());
     }
-    let mut command = cargo_test(workspace);
+    let mut command = cargo_test(workspace, &["--package", "observer-lab"]);
     command.arg("--release");
     add_tests(&mut command, &names);
     command.args(filter).args(["--", "--test-threads=1"]);
@@ -140,10 +140,11 @@ fn lab_tests(workspace: &Workspace, filter: Option<&str>, wanted: impl Fn(&str) 
     run::aloud(&mut command).map(|()| String::new())
 }
 
-/// One selection of packages for all tests: another one has other features, and is compiled anew.
-fn cargo_test(workspace: &Workspace) -> Command {
+/// Which packages are selected decides the features of all that is compiled. The lab alone, which needs the agent, has those
+/// of the release build: with the others' tests the agent would be compiled once more.
+fn cargo_test(workspace: &Workspace, packages: &[&str]) -> Command {
     let mut command = run::cargo(workspace);
-    command.args(["test", "--no-fail-fast", "--workspace", "--exclude", "observer-ebpf"]);
+    command.args(["test", "--no-fail-fast"]).args(packages);
     command
 }
 
